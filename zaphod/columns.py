@@ -1,0 +1,311 @@
+"""The one in-memory form of rows between decoding and predicting.
+
+Every arm ends here: HTTP bodies and events through `RowDecoder`, tables through `from_table`. Both
+hold rows to the same schema, so the model cannot tell which arm a row came by.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from zaphod.errors import DecodeError, InvalidInputError, SchemaMismatchError
+from zaphod.schema import MAX_EXACT_INT, DType, Field, OutOfDomain, Schema
+
+# A caller's own field names and values may be long; a message quotes no more than this.
+_MAX_MESSAGE_CHARS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Rows that have passed the schema.
+
+    numbers: float64, shape (n_rows, n_number_fields), C-contiguous, finite or NaN; NaN is null; bool is 0 or 1;
+        integers are exact. Columns follow `schema.number_fields`.
+    strings: one sequence of `str | None` per `schema.string_fields`, each n_rows long: a list when the rows came
+        one by one, an Arrow string array when they came as a table.
+    """
+
+    numbers: NDArray[np.float64]
+    strings: tuple[list[str | None] | pa.Array, ...]
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.numbers.shape[0])
+
+    def take(self, indices: NDArray[np.int64]) -> Columns:
+        """The rows at these positions, in this order."""
+        return Columns(
+            numbers=np.ascontiguousarray(self.numbers[indices]),
+            strings=tuple(
+                [column[i] for i in indices] if isinstance(column, list) else column.take(pa.array(indices))
+                for column in self.strings
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row that may not be scored: its position in the input, the field at fault and the reason, without its value."""
+
+    row: int
+    field: str
+    reason: str
+
+
+class Row(Protocol):
+    """One decoded row: an instance of the struct that `RowDecoder` generated, one attribute per field."""
+
+
+class RowDecoder:
+    """Decodes JSON rows by types generated from the schema.
+
+    Unknown fields are refused; fields that are nullable or have a default may be left out.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.row_type: type[msgspec.Struct] = msgspec.defstruct(
+            "Row",
+            [_struct_field(f"f{i}", field) for i, field in enumerate(schema.fields)],
+            rename={f"f{i}": field.name for i, field in enumerate(schema.fields)},
+            forbid_unknown_fields=True,
+            kw_only=True,
+            gc=False,
+        )
+        self._one = msgspec.json.Decoder(self.row_type)
+        self._many = msgspec.json.Decoder(list[self.row_type])  # type: ignore[name-defined]  # a type made at run time
+        self._numbers = _getter([f"f{i}" for i, field in enumerate(schema.fields) if not field.is_string])
+        self._strings = [operator.attrgetter(f"f{i}") for i, field in enumerate(schema.fields) if field.is_string]
+
+    def decode_row(self, data: bytes | bytearray | memoryview | msgspec.Raw) -> Row:
+        """Raises: InvalidInputError naming field and reason; DecodeError when it is not JSON."""
+        return _decode(self._one, data)
+
+    def decode_rows(self, data: bytes | bytearray | memoryview | msgspec.Raw) -> list[Row]:
+        """A JSON array of rows. Raises as `decode_row`."""
+        return _decode(self._many, data)
+
+    def convert_row(self, row: object) -> Row:
+        """A row that is already a dict of JSON values. Raises: InvalidInputError."""
+        try:
+            return msgspec.convert(row, self.row_type)
+        except msgspec.ValidationError as error:
+            raise InvalidInputError(clip(str(error))) from error
+
+    def columns(self, rows: Sequence[Row]) -> Columns:
+        numbers = np.array([self._numbers(row) for row in rows], dtype=np.float64)
+        return Columns(
+            numbers=numbers.reshape(len(rows), len(self.schema.number_fields)),
+            strings=tuple([get(row) for row in rows] for get in self._strings),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The rows of a table that may be scored, where they stood, and the others with their reasons.
+
+    kept: int64, shape (columns.num_rows,), ascending positions in the table.
+    """
+
+    columns: Columns
+    kept: NDArray[np.int64]
+    rejects: tuple[Reject, ...]
+
+
+def from_table(schema: Schema, table: pa.Table) -> Decoded:
+    """Checks every row of a table; columns that the schema does not name are left alone.
+
+    Raises: SchemaMismatchError when a column is missing or its type cannot hold the field; no row of such a table
+        can be scored.
+    """
+    num_rows = table.num_rows
+    reasons: dict[int, Reject] = {}
+    numbers = np.empty((num_rows, len(schema.number_fields)), dtype=np.float64)
+    for i, field in enumerate(schema.number_fields):
+        values, bad = _number_column(field, table)
+        numbers[:, i] = values
+        _note(reasons, field, bad)
+    strings: list[pa.Array] = []
+    for field in schema.string_fields:
+        column, bad = _string_column(field, table)
+        strings.append(column)
+        _note(reasons, field, bad)
+    columns = Columns(numbers=numbers, strings=tuple(strings))
+    kept = np.arange(num_rows, dtype=np.int64)
+    if not reasons:
+        return Decoded(columns=columns, kept=kept, rejects=())
+    kept = np.delete(kept, list(reasons))
+    rejects = tuple(reasons[row] for row in sorted(reasons))
+    return Decoded(columns=columns.take(kept), kept=kept, rejects=rejects)
+
+
+def to_arrow(schema: Schema, columns: Columns) -> pa.Table:
+    """The rows as a table with the schema's names and types; NaN becomes null again."""
+    arrays: dict[str, pa.Array] = {}
+    for i, field in enumerate(schema.number_fields):
+        values = columns.numbers[:, i]
+        arrays[field.name] = pa.array(values, mask=np.isnan(values)).cast(arrow_type(field))
+    for field, column in zip(schema.string_fields, columns.strings, strict=True):
+        arrays[field.name] = pa.array(column, type=pa.string())
+    return pa.table({name: arrays[name] for name in schema.names})
+
+
+def arrow_type(field: Field) -> pa.DataType:
+    match field.dtype:
+        case DType.FLOAT64:
+            return pa.float64()
+        case DType.INT64:
+            return pa.int64()
+        case DType.BOOL:
+            return pa.bool_()
+        case DType.STRING:
+            return pa.string()
+
+
+def clip(message: str) -> str:
+    """A message short enough to send back and to log, whatever a caller put into a field name."""
+    return message if len(message) <= _MAX_MESSAGE_CHARS else message[: _MAX_MESSAGE_CHARS - 1] + "…"
+
+
+def _decode(decoder: msgspec.json.Decoder, data: bytes | bytearray | memoryview | msgspec.Raw):  # type: ignore[no-untyped-def,type-arg]  # generic over the decoder's type
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise InvalidInputError(clip(str(error))) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(clip(f"Expected JSON, got something else: {error}")) from error
+
+
+def _getter(names: list[str]) -> Callable[[Row], tuple[float | None, ...]]:
+    if not names:
+        return lambda row: ()
+    get = operator.attrgetter(*names)
+    return get if len(names) > 1 else lambda row: (get(row),)
+
+
+def _struct_field(attribute: str, field: Field) -> tuple[str, object] | tuple[str, object, object]:
+    annotation = _json_type(field)
+    if field.nullable:
+        annotation = annotation | None  # type: ignore[operator]  # union of types made at run time
+    if field.required:
+        return attribute, annotation
+    return attribute, annotation, field.default
+
+
+def _json_type(field: Field) -> object:
+    reject = field.out_of_domain is OutOfDomain.REJECT
+    lowest = field.minimum if reject else None
+    highest = field.maximum if reject else None
+    match field.dtype:
+        case DType.STRING:
+            return Literal[field.categories] if reject and field.categories else str
+        case DType.BOOL:
+            return bool
+        case DType.INT64:
+            low = -MAX_EXACT_INT if lowest is None else max(-MAX_EXACT_INT, int(np.ceil(lowest)))
+            high = MAX_EXACT_INT if highest is None else min(MAX_EXACT_INT, int(np.floor(highest)))
+            return Annotated[int, msgspec.Meta(ge=low, le=high)]
+        case DType.FLOAT64:
+            if lowest is None and highest is None:
+                return float
+            return Annotated[float, msgspec.Meta(ge=lowest, le=highest)]
+
+
+def _column(field: Field, table: pa.Table) -> pa.ChunkedArray:
+    position = table.schema.get_field_index(field.name)
+    if position >= 0:
+        return table.column(position)
+    if field.name in table.column_names:
+        raise SchemaMismatchError(f"Expected one column `{field.name}`, got several - at column `{field.name}`")
+    if field.required:
+        raise SchemaMismatchError(f"Expected a column `{field.name}` ({field.dtype}), got none")
+    return pa.chunked_array([pa.array([field.default] * table.num_rows, type=arrow_type(field))])
+
+
+def _number_column(field: Field, table: pa.Table) -> tuple[NDArray[np.float64], dict[str, NDArray[np.bool_]]]:
+    column = _column(field, table)
+    kind = column.type
+    if pa.types.is_null(kind):
+        column = column.cast(pa.float64())
+    elif field.dtype is DType.BOOL and not pa.types.is_boolean(kind):
+        raise _wrong_type(field, kind)
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise _wrong_type(field, kind)
+    elif pa.types.is_boolean(kind) and field.dtype is not DType.BOOL:
+        raise _wrong_type(field, kind)
+    nulls = column.is_null().to_numpy() if column.null_count else None
+    bad: dict[str, NDArray[np.bool_]] = {}
+    if pa.types.is_integer(column.type) and column.type.bit_width == 64:
+        # null-safe: min_max skips nulls
+        limits = pc.min_max(column)
+        low, high = limits["min"].as_py(), limits["max"].as_py()
+        if high is not None and (high > MAX_EXACT_INT or low < -MAX_EXACT_INT):
+            large = pc.or_(pc.greater(column, MAX_EXACT_INT), pc.less(column, -MAX_EXACT_INT))
+            bad[f"Expected an integer of at most {MAX_EXACT_INT} in size, got a larger one"] = (
+                pc.fill_null(large, False).to_numpy().astype(bool)
+            )
+    if not pa.types.is_floating(column.type):
+        column = column.cast(pa.int8()) if pa.types.is_boolean(column.type) else column
+        column = column.cast(pa.float64(), safe=False)
+    values = column.to_numpy().astype(np.float64, copy=False)
+    missing = np.isnan(values) if nulls is None else (nulls | np.isnan(values))
+    if missing.any():
+        if field.default is not None:
+            values = np.where(missing & (nulls if nulls is not None else missing), float(field.default), values)
+            missing = np.isnan(values)
+        if not field.nullable:
+            bad["Expected a value, got null"] = missing
+    infinite = np.isinf(values)
+    if infinite.any():
+        bad["Expected a finite number, got infinity"] = infinite
+    if field.dtype is DType.INT64 and pa.types.is_floating(kind):
+        with np.errstate(invalid="ignore"):
+            bad["Expected an integer, got a fraction"] = (values != np.floor(values)) & ~missing & ~infinite
+    if field.out_of_domain is OutOfDomain.REJECT:
+        with np.errstate(invalid="ignore"):
+            if field.minimum is not None:
+                bad[f"Expected a number >= {field.minimum}, got a smaller one"] = values < field.minimum
+            if field.maximum is not None:
+                bad[f"Expected a number <= {field.maximum}, got a larger one"] = values > field.maximum
+    return values, bad
+
+
+def _string_column(field: Field, table: pa.Table) -> tuple[pa.Array, dict[str, NDArray[np.bool_]]]:
+    column = _column(field, table)
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        if not pa.types.is_null(kind):
+            raise _wrong_type(field, column.type)
+    if column.type != pa.string():
+        column = column.cast(pa.string())
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    bad: dict[str, NDArray[np.bool_]] = {}
+    if array.null_count:
+        if field.default is not None:
+            array = array.fill_null(field.default)
+        elif not field.nullable:
+            bad["Expected a value, got null"] = np.asarray(array.is_null())
+    if field.out_of_domain is OutOfDomain.REJECT and field.categories:
+        known = pc.is_in(array, value_set=pa.array(field.categories, type=pa.string()))
+        bad["Expected a known category, got another"] = ~np.asarray(known) & ~np.asarray(array.is_null())
+    return array, bad
+
+
+def _wrong_type(field: Field, kind: pa.DataType) -> SchemaMismatchError:
+    return SchemaMismatchError(f"Expected `{field.dtype}`, got `{kind}` - at column `{field.name}`")
+
+
+def _note(reasons: dict[int, Reject], field: Field, bad: dict[str, NDArray[np.bool_]]) -> None:
+    """Records the first reason of each bad row."""
+    for reason, mask in bad.items():
+        for row in np.flatnonzero(mask):
+            reasons.setdefault(int(row), Reject(row=int(row), field=field.name, reason=reason))

@@ -1,0 +1,110 @@
+"""Every error Zaphod raises on purpose.
+
+ZaphodError
+├── ConfigError                 a setting or a file of settings is wrong
+├── InvalidInputError           the caller's data is wrong; never retried
+│   ├── DecodeError             the bytes are not what their type says
+│   ├── SchemaMismatchError     a table lacks a column or has one of another type
+│   └── LimitExceededError      too large, too deep or too many rows
+├── ModelError
+│   ├── ModelNotFoundError      no such model, version or alias
+│   ├── ModelLoadError          a bundle that is broken, tampered with or not trusted
+│   ├── PackagingError          an estimator that cannot be packaged
+│   └── PredictionError         the model failed on input that was valid
+├── RegistryConflictError       somebody else changed the registry first; read and retry
+├── QueueError                  the queue refused or could not be reached
+│   ├── FencedError             another owner holds the partition now; stop writing
+│   └── QueueUnavailableError   cannot be reached at the moment; retried
+├── BatchError                  a batch run that may not be published
+├── OverloadedError             no room in the queue; retry later
+└── EnvironmentNotReadyError    this machine lacks what is needed (port, permission, version)
+
+Messages take one of two forms: `Expected <x>, got <y> - at <path>` for data, and
+`Cannot <do what> <which>: <why>. <Do this instead>.` for refusals. They never carry the caller's data.
+"""
+
+from __future__ import annotations
+
+
+class ZaphodError(Exception):
+    """Base of all. `retryable` says whether the same call may succeed later, unchanged."""
+
+    retryable = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ConfigError(ZaphodError):
+    """A setting is unknown, of the wrong type, or contradicts another."""
+
+
+class InvalidInputError(ZaphodError):
+    """The caller's data breaks the model's schema."""
+
+
+class DecodeError(InvalidInputError):
+    """The bytes cannot be decoded at all."""
+
+
+class SchemaMismatchError(InvalidInputError):
+    """A table's columns are not the model's fields."""
+
+
+class LimitExceededError(InvalidInputError):
+    """A body, a row count or a depth is over its limit."""
+
+
+class ModelError(ZaphodError):
+    """Something about the model, not about the data."""
+
+
+class ModelNotFoundError(ModelError):
+    """The registry has no such model, version or alias."""
+
+
+class ModelLoadError(ModelError):
+    """The bundle is broken, tampered with, or holds something that is not trusted."""
+
+
+class PackagingError(ModelError):
+    """The estimator cannot be packaged."""
+
+
+class PredictionError(ModelError):
+    """The model raised on rows that pass its schema."""
+
+
+class RegistryConflictError(ZaphodError):
+    """Another writer came first. Read the registry again, then decide again."""
+
+    retryable = True
+
+
+class QueueError(ZaphodError):
+    """The queue refused an operation."""
+
+
+class FencedError(QueueError):
+    """The lease has passed to another owner: nothing of this call was written."""
+
+
+class QueueUnavailableError(QueueError):
+    """The queue cannot be reached or cannot write at the moment."""
+
+    retryable = True
+
+
+class BatchError(ZaphodError):
+    """The run was stopped and nothing was published."""
+
+
+class OverloadedError(ZaphodError):
+    """The queue of waiting work is full."""
+
+    retryable = True
+
+
+class EnvironmentNotReadyError(ZaphodError):
+    """This machine lacks a port, a permission or a version that is needed."""

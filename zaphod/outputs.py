@@ -1,0 +1,51 @@
+"""Predictions as the arms give them out: JSON-able rows (HTTP, events) and an Arrow table (batch)."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import pyarrow as pa
+
+from zaphod.predictor import Predictions
+from zaphod.schema import Schema
+
+JsonScalar: TypeAlias = int | float | bool | str | None
+PredictionRow: TypeAlias = dict[str, "JsonScalar | dict[str, JsonScalar]"]
+
+
+def to_rows(schema: Schema, predictions: Predictions) -> list[PredictionRow]:
+    """One dict a row: `label` and `probabilities` by class, `value` (or `values` by target), `score`: what the task has."""
+    parts: list[list[tuple[str, JsonScalar | dict[str, JsonScalar]]]] = []
+    if predictions.labels is not None:
+        parts.append([("label", label) for label in predictions.labels.tolist()])
+    if predictions.probabilities is not None:
+        classes = [str(label) for label in schema.output.classes]
+        parts.append(
+            [("probabilities", dict(zip(classes, row, strict=True))) for row in predictions.probabilities.tolist()]
+        )
+    if predictions.values is not None:
+        targets = schema.output.targets
+        if len(targets) == 1:
+            parts.append([("value", row[0]) for row in predictions.values.tolist()])
+        else:
+            parts.append([("values", dict(zip(targets, row, strict=True))) for row in predictions.values.tolist()])
+    if predictions.scores is not None:
+        parts.append([("score", score) for score in predictions.scores.tolist()])
+    return [dict(row) for row in zip(*parts, strict=True)]
+
+
+def to_arrow(schema: Schema, predictions: Predictions) -> pa.Table:
+    """Columns `label`, `probability_<class>`, `value` (or `value_<target>`), `score`: what the task has."""
+    arrays: dict[str, pa.Array] = {}
+    if predictions.labels is not None:
+        arrays["label"] = pa.array(predictions.labels)
+    if predictions.probabilities is not None:
+        for i, label in enumerate(schema.output.classes):
+            arrays[f"probability_{label}"] = pa.array(predictions.probabilities[:, i])
+    if predictions.values is not None:
+        targets = schema.output.targets
+        for i, target in enumerate(targets):
+            arrays["value" if len(targets) == 1 else f"value_{target}"] = pa.array(predictions.values[:, i])
+    if predictions.scores is not None:
+        arrays["score"] = pa.array(predictions.scores)
+    return pa.table(arrays)

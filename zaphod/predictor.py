@@ -1,0 +1,38 @@
+"""Columns in, predictions out: the one way to ask a model anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zaphod.columns import Columns
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a model says about n_rows rows, in their order. What the task does not have is None.
+
+    labels: shape (n_rows,), the dtype of the estimator's classes (int64, float64, bool or object of str): classifiers,
+        outlier detectors (1 inlier, -1 outlier), clusterers (cluster number).
+    probabilities: float64, shape (n_rows, n_classes), rows sum to 1, columns as `schema.output.classes`.
+    values: float64, shape (n_rows, n_targets): regressors.
+    scores: float64, shape (n_rows,): outlier detectors (lower is more abnormal).
+    """
+
+    labels: NDArray[np.generic] | None = None
+    probabilities: NDArray[np.float64] | None = None
+    values: NDArray[np.float64] | None = None
+    scores: NDArray[np.float64] | None = None
+
+
+class Predictor(Protocol):
+    """A loaded model. Safe to call from several threads at once."""
+
+    engine: str
+
+    def predict(self, columns: Columns) -> Predictions:
+        """Raises: PredictionError when the model fails on rows that passed the schema."""
+        ...

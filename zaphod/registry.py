@@ -1,0 +1,207 @@
+"""The control plane: names, versions, aliases and their history, as files.
+
+    <model>/<version>/…                  a bundle, immutable; visible once its bundle.json is there
+    <model>/journal/<generation>.json    one change each: who, when, why, and all aliases after it
+    <model>/aliases.json                 a copy of the newest change, for people and other tools
+
+The journal is the truth. A change is made by creating the file of the next generation, which succeeds for exactly one
+of several racing writers, so an alias cannot move without its journal entry.
+"""
+
+from __future__ import annotations
+
+import datetime
+import getpass
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from zaphod.bundle import MANIFEST, Bundle, verify
+from zaphod.errors import ConfigError, ModelLoadError, ModelNotFoundError, RegistryConflictError
+from zaphod.schema import check_name
+from zaphod.storage import Storage, open_storage
+
+CHAMPION = "champion"
+_CLAIM = "claim"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """`name`, `name@alias` or `name@7`. A number is a pin: it stays, whatever is promoted."""
+
+    name: str
+    alias: str | None
+    version: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Raises: ConfigError."""
+        name, _, selector = text.partition("@")
+        check_name(name)
+        if not selector:
+            return cls(name=name, alias=CHAMPION, version=None)
+        if selector.isascii() and selector.isdigit():
+            return cls(name=name, alias=None, version=int(selector))
+        return cls(name=name, alias=check_name(selector, what="alias"), version=None)
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One journal entry. `aliases` is the whole state after the change; at is ISO 8601 in UTC."""
+
+    generation: int
+    at: str
+    who: str
+    action: str
+    why: str
+    aliases: dict[str, int]
+
+
+_NOTHING_YET = Change(generation=0, at="", who="", action="none", why="", aliases={})
+
+
+class Registry:
+    """Reads and changes a registry. Cheap to make; holds nothing open."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    @classmethod
+    def open(cls, uri: str) -> Registry:
+        """A folder's path. Raises: ConfigError."""
+        return cls(open_storage(uri))
+
+    @property
+    def uri(self) -> str:
+        return self._storage.uri
+
+    def models(self) -> list[str]:
+        return [name for name in self._storage.names("") if self.versions(name)]
+
+    def versions(self, name: str) -> list[int]:
+        """Complete versions, ascending."""
+        check_name(name)
+        numbers = [int(entry) for entry in self._storage.names(name) if entry.isascii() and entry.isdigit()]
+        return sorted(number for number in numbers if self._storage.exists(f"{name}/{number}/{MANIFEST}"))
+
+    def publish(self, name: str, files: Mapping[str, bytes]) -> int:
+        """Stores sealed files as the next version and returns its number. No alias moves.
+
+        Racing publishers get different numbers; a publisher that dies leaves a number unused.
+        """
+        check_name(name)
+        version = self._claim(name)
+        for file_name, data in files.items():
+            if file_name != MANIFEST:
+                self._storage.create(f"{name}/{version}/{check_name(file_name, what='file name')}", data)
+        self._storage.create(f"{name}/{version}/{MANIFEST}", files[MANIFEST])
+        return version
+
+    def load(self, name: str, version: int) -> Bundle:
+        """Raises: ModelNotFoundError; ModelLoadError when a byte is not what bundle.json says."""
+        folder = f"{check_name(name)}/{version}"
+        names = [entry for entry in self._storage.names(folder) if entry != _CLAIM]
+        if MANIFEST not in names:
+            raise ModelNotFoundError(
+                f"Cannot load {name}@{version}: the registry {self.uri} has no such version. "
+                f"It has {self.versions(name) or 'none of this model'}."
+            )
+        try:
+            files = {entry: self._storage.read(f"{folder}/{entry}") for entry in names}
+        except (OSError, ConfigError) as error:
+            raise ModelLoadError(f"Cannot load {name}@{version}: {error}") from error
+        bundle = verify(files, version=version, where=f"{name}@{version}")
+        if bundle.name != name:
+            raise ModelLoadError(f"Cannot load {name}@{version}: its {MANIFEST} is of another model. Restore the bundle.")
+        return bundle
+
+    def state(self, name: str) -> Change:
+        """The newest change: the aliases now."""
+        check_name(name)
+        generation = self._copied_generation(name)
+        change = self._change(name, generation) if generation else None
+        while (newer := self._change(name, generation + 1)) is not None:
+            generation, change = generation + 1, newer
+        return change or _NOTHING_YET
+
+    def journal(self, name: str) -> list[Change]:
+        """Every change, oldest first."""
+        changes = []
+        while (change := self._change(name, len(changes) + 1)) is not None:
+            changes.append(change)
+        return changes
+
+    def resolve(self, reference: Reference) -> int:
+        """The version a reference means now. Raises: ModelNotFoundError."""
+        if reference.version is not None:
+            return reference.version
+        aliases = self.state(reference.name).aliases
+        if reference.alias is None or reference.alias not in aliases:
+            known = ", ".join(sorted(aliases)) or "none"
+            raise ModelNotFoundError(
+                f"Cannot find {reference.name}@{reference.alias}: the model has no such alias (it has {known}). "
+                "Package the model, or promote a version."
+            )
+        return aliases[reference.alias]
+
+    def set_alias(self, name: str, *, alias: str, version: int, action: str, why: str) -> Change:
+        """Points an alias at a version.
+
+        Raises: ModelNotFoundError; RegistryConflictError when another writer changed the model meanwhile.
+        """
+        check_name(alias, what="alias")
+        if alias.isdigit():
+            raise ConfigError(f"Cannot name an alias {alias!r}: a number means a version. Use a word.")
+        if version not in self.versions(name):
+            raise ModelNotFoundError(f"Cannot point {name}@{alias} at version {version}: there is no such version.")
+        before = self.state(name)
+        return self._append(name, before=before, aliases={**before.aliases, alias: version}, action=action, why=why)
+
+    def _append(self, name: str, *, before: Change, aliases: dict[str, int], action: str, why: str) -> Change:
+        change = Change(
+            generation=before.generation + 1,
+            at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+            who=getpass.getuser(),
+            action=action,
+            why=why,
+            aliases=aliases,
+        )
+        data = msgspec.json.encode(change)
+        try:
+            self._storage.create(_journal_path(name, change.generation), data)
+        except FileExistsError as error:
+            raise RegistryConflictError(
+                f"Cannot {action} {name}: somebody else changed it at the same time. Look at it again, then retry."
+            ) from error
+        self._storage.replace(f"{name}/aliases.json", data)
+        return change
+
+    def _claim(self, name: str) -> int:
+        taken = [int(entry) for entry in self._storage.names(name) if entry.isascii() and entry.isdigit()]
+        version = max(taken, default=0) + 1
+        while True:
+            try:
+                self._storage.create(f"{name}/{version}/{_CLAIM}", b"")
+            except FileExistsError:
+                version += 1
+            else:
+                return version
+
+    def _copied_generation(self, name: str) -> int:
+        """How far aliases.json got: a writer may have died before copying its change there."""
+        try:
+            return msgspec.json.decode(self._storage.read(f"{name}/aliases.json"), type=Change).generation
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return 0
+
+    def _change(self, name: str, generation: int) -> Change | None:
+        try:
+            return msgspec.json.decode(self._storage.read(_journal_path(name, generation)), type=Change)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError as error:
+            raise ModelLoadError(f"Cannot read the journal of {name}: entry {generation} is broken ({error}).") from error
+
+
+def _journal_path(name: str, generation: int) -> str:
+    return f"{name}/journal/{generation:010d}.json"

@@ -1,0 +1,62 @@
+"""The reference engine: the estimator itself, fed the kind of table it was fitted on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator
+
+from zaphod.columns import Columns
+from zaphod.errors import PredictionError
+from zaphod.predictor import Predictions
+from zaphod.schema import DType, Field, Schema, Task
+
+
+class SklearnPredictor:
+    """Slow on one row (pandas and validation cost milliseconds), right by definition."""
+
+    engine = "sklearn"
+
+    def __init__(self, estimator: BaseEstimator, schema: Schema) -> None:
+        self._estimator = estimator
+        self._schema = schema
+
+    def predict(self, columns: Columns) -> Predictions:
+        """Raises: PredictionError when the estimator does."""
+        frame = to_frame(self._schema, columns)
+        try:
+            return self._predict(frame)
+        except Exception as error:  # any error of third-party estimator code is the model's fault, not the caller's
+            raise PredictionError(f"Cannot predict: the estimator raised {type(error).__name__}.") from error
+
+    def _predict(self, frame: pd.DataFrame) -> Predictions:
+        estimator, output = self._estimator, self._schema.output
+        match output.task:
+            case Task.CLASSIFICATION if output.has_probabilities:
+                probabilities = np.asarray(estimator.predict_proba(frame), dtype=np.float64)
+                return Predictions(labels=np.asarray(estimator.predict(frame)), probabilities=probabilities)
+            case Task.CLASSIFICATION | Task.CLUSTERING:
+                return Predictions(labels=np.asarray(estimator.predict(frame)))
+            case Task.REGRESSION:
+                values = np.asarray(estimator.predict(frame), dtype=np.float64)
+                return Predictions(values=values.reshape(len(frame), len(output.targets)))
+            case Task.OUTLIER:
+                scores = np.asarray(estimator.decision_function(frame), dtype=np.float64).reshape(-1)
+                return Predictions(labels=np.asarray(estimator.predict(frame)), scores=scores)
+
+
+def to_frame(schema: Schema, columns: Columns) -> pd.DataFrame:
+    """float64, and int64 or bool where the field is never null; strings as pandas' `str` with NaN for null."""
+    series: dict[str, object] = {}
+    for i, field in enumerate(schema.number_fields):
+        series[field.name] = columns.numbers[:, i].astype(_number_dtype(field))
+    for field, column in zip(schema.string_fields, columns.strings, strict=True):
+        values = column if isinstance(column, list) else column.to_pandas()
+        series[field.name] = pd.Series(values, dtype="str")
+    return pd.DataFrame({name: series[name] for name in schema.names})
+
+
+def _number_dtype(field: Field) -> type[np.generic]:
+    if field.nullable or field.dtype is DType.FLOAT64:
+        return np.float64
+    return np.bool_ if field.dtype is DType.BOOL else np.int64
