@@ -11,6 +11,7 @@ import msgspec
 import sklearn
 
 from zaphod.errors import ModelLoadError
+from zaphod.outputs import JsonScalar
 from zaphod.predictor import Predictor
 from zaphod.schema import Schema
 
@@ -19,6 +20,7 @@ SCHEMA = "schema.json"
 SKOPS = "model.skops"
 ONNX = "model.onnx"
 PARITY = "parity.json"
+EXAMPLE = "example.json"
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,6 +51,14 @@ class Bundle:
     @property
     def name(self) -> str:
         return self.manifest.name
+
+    @property
+    def example(self) -> dict[str, JsonScalar]:
+        """One row that the model takes, for docs and warm-up. Raises: ModelLoadError."""
+        try:
+            return msgspec.json.decode(self.files[EXAMPLE], type=dict[str, int | float | bool | str | None])
+        except (KeyError, msgspec.MsgspecError) as error:
+            raise ModelLoadError(f"Cannot read {EXAMPLE} of {self.name}@{self.version}: {error}") from error
 
     def load_predictor(self) -> Predictor:
         """The engine that the bundle names, ready to predict.
@@ -96,7 +106,7 @@ def verify(files: Mapping[str, bytes], *, version: int, where: str) -> Bundle:
             raise ModelLoadError(f"Cannot load {where}: {name} is missing. Restore the bundle or use another version.")
         if hashlib.sha256(files[name]).hexdigest() != expected:
             raise ModelLoadError(f"Cannot load {where}: {name} was changed. Restore the bundle or use another version.")
-    for name in (SCHEMA, SKOPS if manifest.engine == "sklearn" else ONNX):
+    for name in (SCHEMA, EXAMPLE, SKOPS if manifest.engine == "sklearn" else ONNX):
         if name not in manifest.files:
             raise ModelLoadError(f"Cannot load {where}: {MANIFEST} does not vouch for {name}. Package the model again.")
     return Bundle(

@@ -7,6 +7,7 @@ hold rows to the same schema, so the model cannot tell which arm a row came by.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
@@ -22,6 +23,8 @@ from zaphod.schema import MAX_EXACT_INT, DType, Field, OutOfDomain, Schema
 
 # A caller's own field names and values may be long; a message quotes no more than this.
 _MAX_MESSAGE_CHARS = 300
+
+_STARTS_WITH_ROWS = re.compile(rb'\s*\{\s*"rows"\s*:')
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,9 @@ class RowDecoder:
         )
         self._one = msgspec.json.Decoder(self.row_type)
         self._many = msgspec.json.Decoder(list[self.row_type])  # type: ignore[name-defined]  # a type made at run time
+        self._request = msgspec.json.Decoder(
+            msgspec.defstruct("Request", [("rows", list[self.row_type])], forbid_unknown_fields=True)  # type: ignore[name-defined]  # as above
+        )
         self._numbers = _getter([f"f{i}" for i, field in enumerate(schema.fields) if not field.is_string])
         self._strings = [operator.attrgetter(f"f{i}") for i, field in enumerate(schema.fields) if field.is_string]
 
@@ -93,6 +99,14 @@ class RowDecoder:
     def decode_rows(self, data: bytes | bytearray | memoryview | msgspec.Raw) -> list[Row]:
         """A JSON array of rows. Raises as `decode_row`."""
         return _decode(self._many, data)
+
+    def decode_request(self, data: bytes) -> list[Row]:
+        """`{"rows": [{…}]}`, `rows` first, or one row `{…}`. Raises as `decode_row`."""
+        if _STARTS_WITH_ROWS.match(data):
+            request = _decode(self._request, data)
+            rows: list[Row] = request.rows
+            return rows
+        return [_decode(self._one, data)]
 
     def convert_row(self, row: object) -> Row:
         """A row that is already a dict of JSON values. Raises: InvalidInputError."""

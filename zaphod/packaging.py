@@ -15,8 +15,8 @@ import pandas as pd
 from sklearn.base import BaseEstimator, is_classifier, is_clusterer, is_outlier_detector, is_regressor
 
 from zaphod import trust
-from zaphod.bundle import ONNX, PARITY, SCHEMA, SKOPS, Manifest, seal
-from zaphod.columns import Columns, from_table
+from zaphod.bundle import EXAMPLE, ONNX, PARITY, SCHEMA, SKOPS, Manifest, seal
+from zaphod.columns import Columns, from_table, to_arrow
 from zaphod.errors import PackagingError
 from zaphod.registry import Registry
 from zaphod.schema import DType, Field, Output, Schema, Task
@@ -59,7 +59,7 @@ def package(
     skops_bytes = trust.dump_estimator(estimator)
     # What will be served is what was stored: every check below runs on the estimator that came back from the file.
     reference = SklearnPredictor(trust.load_estimator(skops_bytes), schema)
-    files = {SCHEMA: schema.to_json(), SKOPS: skops_bytes}
+    files = {SCHEMA: schema.to_json(), SKOPS: skops_bytes, EXAMPLE: _example(schema, columns)}
     onnx_bytes, parity = _compile(estimator, schema, reference=reference, columns=columns, sample=sample)
     files[PARITY] = parity
     if onnx_bytes is not None:
@@ -103,6 +103,13 @@ def sample_columns(schema: Schema, sample: pd.DataFrame) -> Columns:
             f"at `{first.field}`. Correct the schema or the sample."
         )
     return decoded.columns
+
+
+def _example(schema: Schema, columns: Columns) -> bytes:
+    """The first sample row without nulls as JSON, or else the first."""
+    complete = ~np.isnan(columns.numbers).any(axis=1)
+    row = columns.take(np.array([int(np.argmax(complete))], dtype=np.int64))
+    return msgspec.json.encode(to_arrow(schema, row).to_pylist()[0])
 
 
 def _compile(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from zaphod.bundle import Bundle
 from zaphod.columns import Columns, RowDecoder
 from zaphod.errors import ZaphodError
+from zaphod.outputs import JsonScalar
 from zaphod.predictor import Predictions, Predictor
 from zaphod.registry import CHAMPION, Reference, Registry
 from zaphod.schema import Schema
@@ -53,10 +54,20 @@ class Snapshot:
     predictor: Predictor
     decoder: RowDecoder
     stamp: Stamp
+    example: Mapping[str, JsonScalar]
 
     @property
     def schema(self) -> Schema:
         return self.bundle.schema
+
+    @property
+    def inline(self) -> bool:
+        """One row takes microseconds: it may be scored on an event loop."""
+        return self.predictor.engine == "onnx"
+
+    def check(self) -> None:
+        """Predicts the example row. Raises: PredictionError, InvalidInputError."""
+        self.predictor.predict(self.decoder.columns([self.decoder.convert_row(self.example)]))
 
     def score(self, columns: Columns, *, entities: Sequence[str] | None = None) -> Scored:
         """`entities` name whom each row is about, where the caller knows; an experiment assigns by them.
@@ -101,6 +112,10 @@ class ServedModel:
     def snapshot(self) -> Snapshot:
         return self._snapshot
 
+    def check(self) -> None:
+        """Raises: PredictionError when the model no longer predicts its example."""
+        self._snapshot.check()
+
     def close(self) -> None:
         self._stop.set()
         if self._thread is not None:
@@ -133,24 +148,15 @@ class ServedModel:
 def take_snapshot(registry: Registry, reference: Reference, version: int) -> Snapshot:
     """Loads, verifies and warms up one version. Raises: ModelNotFoundError, ModelLoadError, PredictionError."""
     bundle = registry.load(reference.name, version)
-    predictor = bundle.load_predictor()
-    decoder = RowDecoder(bundle.schema)
-    warm_up(predictor, bundle.schema)
-    stamp = Stamp(
-        model=bundle.name, version=version, variant=reference.alias or CHAMPION, bundle_sha256=bundle.sha256
+    snapshot = Snapshot(
+        bundle=bundle,
+        predictor=bundle.load_predictor(),
+        decoder=RowDecoder(bundle.schema),
+        stamp=Stamp(
+            model=bundle.name, version=version, variant=reference.alias or CHAMPION, bundle_sha256=bundle.sha256
+        ),
+        example=bundle.example,
     )
-    return Snapshot(bundle=bundle, predictor=predictor, decoder=decoder, stamp=stamp)
-
-
-def warm_up(predictor: Predictor, schema: Schema) -> None:
-    """Predicts one plausible row, so that the first caller pays for nothing and a broken model is found now."""
-    predictor.predict(example_columns(schema))
-
-
-def example_columns(schema: Schema) -> Columns:
-    """One valid row made from the schema alone."""
-    import numpy as np
-
-    numbers = [0.0 if f.minimum is None and f.maximum is None else float(f.minimum or f.maximum or 0.0) for f in schema.number_fields]
-    strings: tuple[list[str | None], ...] = tuple([(f.categories or ("",))[0]] for f in schema.string_fields)
-    return Columns(numbers=np.array([numbers], dtype=np.float64), strings=strings)
+    # So that the first caller pays for nothing, and a model that cannot predict is found before it serves.
+    snapshot.check()
+    return snapshot

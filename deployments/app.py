@@ -1,0 +1,54 @@
+"""The Ray Serve application: `import_path: deployments.app:build`."""
+
+# No `from __future__ import annotations` here: Ray reads the type of the builder's argument at run time.
+
+import logging
+import os
+from pathlib import Path
+
+from ray import serve
+from ray.serve import Application
+
+from deployments.asgi import OnlineApp
+from deployments.settings import ServeArgs
+from zaphod.registry import Registry
+from zaphod.served import ServedModel
+
+_log = logging.getLogger("ray.serve")
+
+# Without these a replica answers a few hundred requests a second instead of thousands.
+_FAST_ENV = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED")
+
+
+@serve.deployment(name="Ingress", max_ongoing_requests=64)
+@serve.ingress()
+class Ingress:
+    """One replica: every model of the application, in process."""
+
+    def __init__(self, args: ServeArgs) -> None:
+        missing = [name for name in _FAST_ENV if os.environ.get(name) != "1"]
+        if missing:
+            _log.warning(
+                "Ray was started without %s: this server is many times slower than it can be. "
+                "Start Ray with the environment in configs/ray.env.",
+                " and ".join(missing),
+            )
+        registry = Registry.open(args.registry)
+        self._models = {reference: ServedModel.open(registry, reference) for reference in args.models}
+        self._app = OnlineApp(self._models, limits=args.limits, slow_start=missing)
+
+    def __serve_build_asgi_app__(self) -> OnlineApp:  # noqa: PLW3201  # the name Ray looks for
+        return self._app
+
+    def check_health(self) -> None:
+        """A replica is healthy when each of its models predicts. Raises: PredictionError."""
+        for model in self._models.values():
+            model.check()
+
+
+def build(args: ServeArgs) -> Application:
+    """The typed application builder that `serve run` and `serve deploy` call."""
+    home = Path(os.environ.get("ZAPHOD_HOME", Path.cwd()))
+    if "://" not in args.registry:
+        args = args.model_copy(update={"registry": str(home / args.registry)})
+    return Ingress.bind(args)  # type: ignore[no-any-return]  # Ray's decorator hides the type

@@ -1,0 +1,42 @@
+"""The one table from errors to HTTP."""
+
+from __future__ import annotations
+
+import re
+
+from zaphod import errors
+
+STATUS: dict[type[errors.ZaphodError], int] = {
+    errors.ConfigError: 400,
+    errors.InvalidInputError: 422,
+    errors.DecodeError: 400,
+    errors.SchemaMismatchError: 422,
+    errors.LimitExceededError: 413,
+    errors.ModelNotFoundError: 404,
+    errors.ModelLoadError: 503,
+    errors.PackagingError: 500,
+    errors.PredictionError: 500,
+    errors.RegistryConflictError: 409,
+    errors.FencedError: 409,
+    errors.QueueUnavailableError: 503,
+    errors.BatchError: 500,
+    errors.OverloadedError: 429,
+    errors.EnvironmentNotReadyError: 503,
+}
+
+_PATH = re.compile(r" - at [`']?([^`']+)[`']?$")
+_WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def status_of(error: errors.ZaphodError) -> int:
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+
+
+def body_of(error: errors.ZaphodError) -> dict[str, str]:
+    """`error` (a stable word), `message`, and `field` where the message names a place."""
+    code = _WORDS.sub("_", type(error).__name__.removesuffix("Error")).lower()
+    body = {"error": code, "message": error.message}
+    place = _PATH.search(error.message)
+    if place:
+        body["field"] = place.group(1)
+    return body

@@ -1,0 +1,249 @@
+"""Starts Ray and `serve run` with the right environment, waits for a real prediction, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import types
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import yaml
+from rich.console import Console
+
+from zaphod import machine
+from zaphod.errors import ConfigError, EnvironmentNotReadyError
+from zaphod.settings import load_ray_env
+
+_READY_TIMEOUT_S = 120.0
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What to start. dashboard_port: where `ray job submit` and `serve status` look; 8265 is their default."""
+
+    config: Path
+    ray_env: Path
+    home: Path
+    dashboard_port: int = 8265
+
+    @property
+    def run_dir(self) -> Path:
+        return self.home / "var" / "run"
+
+    @property
+    def log_path(self) -> Path:
+        return self.home / "var" / "log" / "serve.log"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """What the Serve configuration says about its HTTP side."""
+
+    host: str
+    port: int
+    models: tuple[str, ...]
+
+    @classmethod
+    def read(cls, config: Path) -> Endpoint:
+        """Raises: ConfigError."""
+        try:
+            document = yaml.safe_load(config.read_text())
+            options = document.get("http_options", {})
+            models = [name for app in document["applications"] for name in app.get("args", {}).get("models", [])]
+        except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+            raise ConfigError(f"Cannot read {config}: it is no Serve configuration ({error}). See configs/serve.yaml.") from error
+        return cls(host=options.get("host", "127.0.0.1"), port=options.get("port", 8000), models=tuple(models))
+
+    @property
+    def url(self) -> str:
+        return f"http://{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self.port}"  # noqa: S104  # compared, not bound
+
+
+class Launcher:
+    """Owns every process of one home from start to stop."""
+
+    def __init__(self, launch: Launch, *, console: Console) -> None:
+        self._launch = launch
+        self._console = console
+        self._endpoint = Endpoint.read(launch.config)
+        self._ray_port = machine.free_port()
+        self._environ = self._environment()
+
+    def run(self) -> int:
+        """Blocks until SIGINT or SIGTERM, or until the server ends by itself; returns the exit code.
+
+        Raises: EnvironmentNotReadyError before anything is started; whatever was started is ended first.
+        """
+        self._prepare()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _interrupt)
+        try:
+            serve = self._start()
+            code = serve.wait()
+            self._console.print(f"[red]serve run ended with code {code}[/]; its log is {self._launch.log_path}")
+        except KeyboardInterrupt:
+            code = 0
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            with self._console.status("stopping"):
+                stop(self._launch.run_dir, kill_launcher=False)
+            self._console.print("stopped: no process is left")
+        return code
+
+    def _prepare(self) -> None:
+        for folder in (self._launch.run_dir, self._launch.log_path.parent):
+            machine.check_writable(folder)
+        running = machine.read_run_file(self._launch.run_dir)
+        if running is not None and running.pid != os.getpid():
+            raise EnvironmentNotReadyError(
+                f"Cannot start: a server of this folder is running already at {running.http} (process {running.pid}). "
+                "Use it, or run `make stop` first."
+            )
+        leftovers = machine.end_marked(self._launch.run_dir)
+        if leftovers:
+            self._console.print(
+                f"ended {len(leftovers)} processes that an earlier start left behind: {', '.join(sorted(set(leftovers)))}"
+            )
+        machine.check_port(self._endpoint.host, self._endpoint.port, setting=f"http_options.port in {self._launch.config}")
+        machine.check_port("127.0.0.1", self._launch.dashboard_port, setting="--dashboard-port")
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        began = time.monotonic()
+        with self._console.status("starting Ray"):
+            self._start_ray()
+        self._console.print(f"Ray is up at 127.0.0.1:{self._ray_port} ({time.monotonic() - began:.1f} s)")
+        serve = self._start_serve()
+        self._write_run_file()
+        with self._console.status("deploying the models"):
+            examples = self._wait_ready(serve)
+        self._console.print(f"[bold green]ready[/] after {time.monotonic() - began:.1f} s: each model answered a prediction")
+        self._greet(examples)
+        return serve
+
+    def _start_ray(self) -> None:
+        command = [
+            _script("ray"), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={self._ray_port}",
+            "--include-dashboard=true", f"--dashboard-port={self._launch.dashboard_port}",
+            f"--ray-client-server-port={machine.free_port()}", "--disable-usage-stats",
+        ]  # fmt: skip
+        done = subprocess.run(  # noqa: S603  # our own command
+            command, env=self._environ, cwd=self._launch.home, capture_output=True, text=True, start_new_session=True
+        )
+        if done.returncode != 0:
+            raise EnvironmentNotReadyError(f"Cannot start Ray: {_last_line(done.stderr or done.stdout)}")
+
+    def _start_serve(self) -> subprocess.Popen[bytes]:
+        with self._launch.log_path.open("wb") as log:
+            return subprocess.Popen(  # noqa: S603  # as above
+                [_script("serve"), "run", "--address", f"127.0.0.1:{self._ray_port}", str(self._launch.config)],
+                env=self._environ, cwd=self._launch.home, stdout=log, stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+
+    def _write_run_file(self) -> None:
+        server = machine.RunningServer(
+            pid=os.getpid(),
+            ray_address=f"127.0.0.1:{self._ray_port}",
+            dashboard=f"http://127.0.0.1:{self._launch.dashboard_port}",
+            http=self._endpoint.url,
+        )
+        staged = self._launch.run_dir / f".{machine.RUN_FILE}"
+        staged.write_bytes(msgspec.json.encode(server))
+        staged.replace(self._launch.run_dir / machine.RUN_FILE)
+
+    def _wait_ready(self, serve: subprocess.Popen[bytes]) -> dict[str, str]:
+        """The example body of each model, after each has been answered over HTTP."""
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        examples: dict[str, str] = {}
+        while len(examples) < len(self._endpoint.models):
+            if serve.poll() is not None:
+                raise EnvironmentNotReadyError(f"Cannot serve: {self._last_log_line()}. The log is {self._launch.log_path}.")
+            if time.monotonic() > deadline:
+                raise EnvironmentNotReadyError(
+                    f"Cannot serve: no prediction after {_READY_TIMEOUT_S:.0f} s. The log is {self._launch.log_path}."
+                )
+            name = self._endpoint.models[len(examples)]
+            try:
+                examples[name] = predict_example(self._endpoint.url, name)
+            except (urllib.error.URLError, OSError, KeyError, ValueError):
+                time.sleep(_POLL_S)
+        return examples
+
+    def _greet(self, examples: Mapping[str, str]) -> None:
+        name, body = next(iter(examples.items()))
+        url = self._endpoint.url
+        self._console.print(f"\ndocs         {url}/docs\nRay          http://127.0.0.1:{self._launch.dashboard_port}")
+        self._console.print("try it:\n")
+        command = f"curl -s {url}/v1/models/{name}:predict -H 'content-type: application/json' -d '{body}'"
+        self._console.print(command + "\n", soft_wrap=True, markup=False, highlight=False)
+        self._console.print("Ctrl-C stops the server.")
+
+    def _last_log_line(self) -> str:
+        return _last_line(self._launch.log_path.read_text(errors="replace"))
+
+    def _environment(self) -> dict[str, str]:
+        # Two clusters on one machine collide on HAProxy's default files and ports; socket paths must stay short.
+        digest = hashlib.sha256(str(self._launch.run_dir).encode()).hexdigest()[:10]
+        haproxy = Path(tempfile.gettempdir()) / f"zaphod-{os.getuid()}-{digest}"
+        haproxy.mkdir(mode=0o700, exist_ok=True)
+        return {
+            **os.environ,
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(machine.free_port()),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(machine.free_port()),
+            **load_ray_env(self._launch.ray_env),
+            "ZAPHOD_HOME": str(self._launch.home),
+            machine.MARK: str(self._launch.run_dir),
+        }
+
+
+def stop(run_dir: Path, *, kill_launcher: bool = True) -> list[str]:
+    """Ends everything that was started for this home; returns the names of the processes. Nothing running is fine."""
+    server = machine.read_run_file(run_dir)
+    if kill_launcher and server is not None:
+        machine.end_processes([machine.psutil.Process(server.pid)], grace_s=30.0)
+    names = machine.end_marked(run_dir)
+    (run_dir / machine.RUN_FILE).unlink(missing_ok=True)
+    return names
+
+
+def predict_example(url: str, model: str) -> str:
+    """Sends the example that the server itself documents; returns the body once a prediction came back."""
+    with urllib.request.urlopen(f"{url}/v1/models/{model}", timeout=5) as answer:  # noqa: S310  # our own server
+        body = json.dumps(json.load(answer)["example"])
+    request = urllib.request.Request(  # noqa: S310  # as above
+        f"{url}/v1/models/{model}:predict", data=body.encode(), headers={"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # as above
+        json.load(answer)["predictions"][0]
+    return body
+
+
+def _interrupt(number: int, frame: types.FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _script(name: str) -> str:
+    """A console script of this very environment, whatever PATH says."""
+    return str(Path(sys.executable).parent / name)
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")

@@ -1,0 +1,30 @@
+"""What configs/serve.yaml may say under `args`."""
+
+from __future__ import annotations
+
+import pydantic
+
+from zaphod.settings import Settings
+
+
+class Limits(Settings):
+    """What a request may be at most. Beyond it the answer is 413, before anything is decoded."""
+
+    max_body_bytes: pydantic.PositiveInt = 8 * 1024 * 1024
+    """Bytes in a request body."""
+
+    max_rows: pydantic.PositiveInt = 10_000
+    """Rows in one request."""
+
+
+class ServeArgs(Settings):
+    """Arguments of the application."""
+
+    registry: str = "var/registry"
+    """The registry's folder. A relative one starts at ZAPHOD_HOME, or where Ray was started."""
+
+    models: tuple[str, ...] = pydantic.Field(min_length=1)
+    """References of the models to serve: `name`, `name@alias` or `name@7`."""
+
+    limits: Limits = Limits()
+    """Limits of a request."""

@@ -1,0 +1,140 @@
+"""Rows become columns the same way from JSON and from tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from zaphod.columns import RowDecoder, from_table, to_arrow
+from zaphod.errors import DecodeError, InvalidInputError, SchemaMismatchError
+from zaphod.schema import DType, Field, OutOfDomain, Output, Schema, Task
+
+SCHEMA = Schema(
+    fields=(
+        Field(name="amount", dtype=DType.FLOAT64),
+        Field(name="count", dtype=DType.INT64, minimum=0, maximum=9, out_of_domain=OutOfDomain.REJECT),
+        Field(name="kind of", dtype=DType.STRING, nullable=True, categories=("a", "b")),
+        Field(name="gap", dtype=DType.FLOAT64, nullable=True),
+        Field(name="flag", dtype=DType.BOOL, default=False),
+    ),
+    output=Output(task=Task.REGRESSION),
+)
+GOOD = {"amount": 1.5, "count": 2, "kind of": "a", "gap": None, "flag": True}
+
+
+def test_json_and_table_agree() -> None:
+    """The same rows give the same columns whichever way they come."""
+    decoder = RowDecoder(SCHEMA)
+    rows = [GOOD, {**GOOD, "kind of": None, "gap": 2.0, "flag": False}]
+
+    by_json = decoder.columns([decoder.convert_row(row) for row in rows])
+    by_table = from_table(SCHEMA, pa.Table.from_pylist(rows)).columns
+
+    np.testing.assert_array_equal(by_json.numbers, by_table.numbers)
+    assert [list(c) for c in by_json.strings] == [c.to_pylist() for c in by_table.strings]
+    assert to_arrow(SCHEMA, by_table).to_pylist() == rows
+
+
+def test_left_out_fields_take_their_default() -> None:
+    """Nullable fields and fields with a default may be left out of a row and of a table."""
+    decoder = RowDecoder(SCHEMA)
+    short = {"amount": 1.5, "count": 2}
+
+    by_json = decoder.columns([decoder.convert_row(short)])
+    by_table = from_table(SCHEMA, pa.Table.from_pylist([short])).columns
+
+    np.testing.assert_array_equal(by_json.numbers, [[1.5, 2.0, np.nan, 0.0]])
+    np.testing.assert_array_equal(by_json.numbers, by_table.numbers)
+    assert by_table.strings[0].to_pylist() == by_json.strings[0] == [None]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "JSON"),
+        (b"{", "JSON"),
+        (b"\xff\xfe", "JSON"),
+        (b"[" * 100_000, "object"),
+        (b'{"amount": 1}', "missing required field `count`"),
+        (b'{"amount": "1", "count": 2}', "`$.amount`"),
+        (b'{"amount": 1, "count": 2.5}', "`$.count`"),
+        (b'{"amount": 1, "count": 10}', "<= 9"),
+        (b'{"amount": 1, "count": 2, "other": 1}', "unknown field `other`"),
+        (b'{"amount": null, "count": 2}', "`$.amount`"),
+        (b'{"rows": [{"amount": 1, "count": "x"}]}', "`$.rows[0].count`"),
+        (b'{"rows": 5}', "`$.rows`"),
+        (b'{"amount": 1e999, "count": 2}', "range"),
+    ],
+)
+def test_bad_json_names_the_field_and_the_reason(body: bytes, says: str) -> None:
+    """Every mistake in a body says what was expected, what came and where."""
+    with pytest.raises(InvalidInputError, match=".") as caught:
+        RowDecoder(SCHEMA).decode_request(body)
+
+    assert says in caught.value.message
+    assert len(caught.value.message) <= 400
+
+
+def test_a_long_field_name_is_not_echoed_whole() -> None:
+    """A caller cannot make the server repeat a megabyte."""
+    body = b'{"amount": 1, "count": 2, "%s": 1}' % (b"x" * 1_000_000)
+
+    with pytest.raises(InvalidInputError) as caught:
+        RowDecoder(SCHEMA).decode_row(body)
+
+    assert len(caught.value.message) <= 300
+
+
+def test_deep_nesting_is_an_error_not_a_crash() -> None:
+    """Depth beyond the parser's limit is refused."""
+    body = b'{"amount": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+
+    with pytest.raises((InvalidInputError, DecodeError)):
+        RowDecoder(SCHEMA).decode_row(body)
+
+
+def test_bad_rows_of_a_table_are_rejected_with_reasons_and_the_rest_kept() -> None:
+    """A table loses its bad rows only, each with field and reason."""
+    table = pa.table(
+        {
+            "amount": [1.0, None, float("inf"), 4.0, 5.0],
+            "count": [1, 1, 1, 99, 1],
+            "kind of": ["a", "b", None, "a", "unseen"],
+        }
+    )
+
+    decoded = from_table(SCHEMA, table)
+
+    assert [(r.row, r.field) for r in decoded.rejects] == [(1, "amount"), (2, "amount"), (3, "count")]
+    assert decoded.kept.tolist() == [0, 4]
+    assert decoded.columns.strings[0].to_pylist() == ["a", "unseen"]
+    assert decoded.columns.numbers[:, 0].tolist() == [1.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (pa.table({"amount": [1.0]}), "`count`"),
+        (pa.table({"amount": ["1"], "count": [1]}), "got `string` - at column `amount`"),
+        (pa.table({"amount": [1.0], "count": [True]}), "got `bool` - at column `count`"),
+        (pa.table({"amount": [1.0], "count": [1], "kind of": [3]}), "got `int64` - at column `kind of`"),
+    ],
+)
+def test_a_table_of_the_wrong_shape_is_refused(table: pa.Table, says: str) -> None:
+    """A missing column or a wrong type refuses the table, naming the column."""
+    with pytest.raises(SchemaMismatchError) as caught:
+        from_table(SCHEMA, table)
+
+    assert says in caught.value.message
+
+
+def test_integers_beyond_exactness_are_rejected() -> None:
+    """An integer that a float64 cannot hold is a reject, never silently its neighbour."""
+    schema = Schema(fields=(Field(name="id", dtype=DType.INT64),), output=Output(task=Task.REGRESSION))
+
+    decoded = from_table(schema, pa.table({"id": [2**53, 2**53 + 1, -(2**60)]}))
+
+    assert decoded.kept.tolist() == [0]
+    with pytest.raises(InvalidInputError):
+        RowDecoder(schema).decode_row(b'{"id": 9007199254740993}')

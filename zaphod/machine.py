@@ -1,0 +1,117 @@
+"""What runs on this machine for one Zaphod home: processes found by a mark in their environment, ports, the run file.
+
+Ray's children outlive a killed parent. Every process started here inherits `ZAPHOD_CLUSTER=<run folder>`, so that
+leftovers are found without guessing by name and nobody else's process is ever touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from zaphod.errors import EnvironmentNotReadyError
+
+MARK = "ZAPHOD_CLUSTER"
+RUN_FILE = "serve.json"
+
+
+class RunningServer(msgspec.Struct, frozen=True, kw_only=True):
+    """var/run/serve.json: what `make serve` started, for the other arms to find."""
+
+    pid: int
+    ray_address: str
+    dashboard: str
+    http: str
+
+
+def read_run_file(run_dir: Path) -> RunningServer | None:
+    """The server that runs now, or None when there is none or its launcher is gone."""
+    try:
+        server = msgspec.json.decode((run_dir / RUN_FILE).read_bytes(), type=RunningServer)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return server if psutil.pid_exists(server.pid) else None
+
+
+def marked_processes(run_dir: Path) -> list[psutil.Process]:
+    """Processes of this home other than this one and its ancestors, oldest first."""
+    mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid not in mine and process.environ().get(MARK) == str(run_dir):
+                found.append(process)
+    return sorted(found, key=lambda process: process.create_time())
+
+
+def end_processes(processes: Sequence[psutil.Process], *, grace_s: float = 5.0) -> None:
+    """Asks each to end, waits, then kills what is left. By process id, so a reused id is not touched."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    _, alive = psutil.wait_procs(processes, timeout=grace_s)
+    for process in alive:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(alive, timeout=grace_s)
+
+
+def end_marked(run_dir: Path) -> list[str]:
+    """Ends every process of this home, also those born meanwhile; returns their names."""
+    names: list[str] = []
+    for _ in range(5):
+        processes = marked_processes(run_dir)
+        if not processes:
+            break
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                names.append(process.name())
+        end_processes(processes)
+    return names
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def check_port(host: str, port: int, *, setting: str) -> None:
+    """Raises: EnvironmentNotReadyError naming who holds the port, where that can be seen."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise EnvironmentNotReadyError(
+                f"Cannot listen on {host}:{port}: {_holder(port) or error.strerror}. End it, or set another {setting}."
+            ) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Creates the folder. Raises: EnvironmentNotReadyError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise EnvironmentNotReadyError(
+            f"Cannot write to {folder.absolute()}: {error.strerror}. Give this user the right, or use another folder."
+        ) from error
+
+
+def _holder(port: int) -> str | None:
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.net_connections("inet"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (process {connection.pid}) holds it"
+    return None
