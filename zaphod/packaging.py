@@ -117,13 +117,14 @@ def _compile(
 ) -> tuple[bytes | None, bytes]:
     """The ONNX model if it is proved to agree, and parity.json, which holds the reason if not."""
     from zaphod.compiler import NotCompilable, compile_model
-    from zaphod.compiler.engine import OnnxPredictor
-    from zaphod.compiler.parity import check_parity
 
     try:
         compiled = compile_model(estimator, schema, sample=sample)
     except NotCompilable as error:
         return None, msgspec.json.encode({"passed": False, "reason": str(error)})
+    from zaphod.compiler.engine import OnnxPredictor
+    from zaphod.compiler.parity import check_parity
+
     rows = np.unique(np.linspace(0, columns.num_rows - 1, _MAX_PARITY_ROWS, dtype=np.int64))
     parity = check_parity(reference, OnnxPredictor(compiled.model, schema), schema, sample=columns.take(rows))
     return (compiled.model if parity.passed else None), msgspec.json.format(msgspec.json.encode(parity), indent=2)

@@ -1,0 +1,97 @@
+"""Fixtures for every test folder: a packaged registry and a real server in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from tests import models
+from zaphod import machine
+from zaphod.registry import Registry
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def wait_for(condition: Callable[[], bool], *, timeout_s: float = 30.0, what: str = "the condition") -> None:
+    """Polls until the condition holds. Raises: AssertionError naming what did not come true."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s} s"
+        time.sleep(0.05)
+
+
+@dataclass
+class Server:
+    """A real `python -m deployments up` in its own home."""
+
+    home: Path
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def marked(self) -> list[psutil.Process]:
+        return machine.marked_processes(self.home / "var" / "run")
+
+
+def start_server(home: Path, *, registry: str, references: list[str]) -> Server:
+    """Starts a server on free ports and returns once it says ready. Raises: AssertionError with its output."""
+    config = yaml.safe_load((ROOT / "configs/serve.yaml").read_text())
+    port = machine.free_port()
+    config["http_options"]["port"] = port
+    config["applications"][0]["args"] |= {"registry": registry, "models": references}
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "serve.yaml").write_text(yaml.safe_dump(config))
+    log = home / "launcher.log"
+    command = [
+        sys.executable, "-m", "deployments", "up", "--config", "serve.yaml",
+        "--ray-env", str(ROOT / "configs/ray.env"), "--dashboard-port", str(machine.free_port()),
+    ]  # fmt: skip
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=home, stdout=output, stderr=subprocess.STDOUT, env=dict(os.environ))
+    server = Server(home=home, url=f"http://127.0.0.1:{port}", process=process, log=log)
+    wait_for(
+        lambda: process.poll() is not None or "Ctrl-C stops" in log.read_text(errors="replace"),
+        timeout_s=110,
+        what="ready",
+    )
+    assert process.poll() is None, log.read_text(errors="replace")
+    return server
+
+
+def end_server(server: Server) -> None:
+    """SIGTERM, then make sure that nothing is left."""
+    if server.process.poll() is None:
+        server.send(signal.SIGTERM)
+        server.process.wait(timeout=60)
+    machine.end_marked(server.home / "var" / "run")
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """A registry with three champions: binary, multiclass, regressor."""
+    made = Registry.open(str(tmp_path_factory.mktemp("registry")))
+    models.publish(made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Iterator[Server]:
+    """One server for the whole run, serving the three models."""
+    started = start_server(
+        tmp_path_factory.mktemp("home"), registry=registry.uri, references=["binary", "multiclass", "regressor"]
+    )
+    yield started
+    end_server(started)

@@ -1,0 +1,57 @@
+"""Small real models that several test folders package and serve."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from zaphod.packaging import package
+from zaphod.registry import CHAMPION, Registry
+
+NULLABLE = ("balance", "kind")
+
+
+def table(num_rows: int, *, seed: int) -> pd.DataFrame:
+    """Two numbers, one with nulls, one integer and one category with nulls."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            "amount": rng.normal(100.0, 30.0, num_rows),
+            "balance": np.where(rng.random(num_rows) < 0.1, np.nan, rng.normal(0.0, 1.0, num_rows)),
+            "count": rng.integers(0, 20, num_rows),
+            "kind": pd.Series(rng.choice(["a", "b", "c"], num_rows), dtype="str"),
+        }
+    )
+    frame.loc[rng.random(num_rows) < 0.1, "kind"] = None
+    return frame
+
+
+def pipeline(model: object) -> Pipeline:
+    """Impute, scale and encode, then the model."""
+    numbers = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
+    kinds = make_pipeline(
+        SimpleImputer(strategy="constant", fill_value="missing"),
+        OneHotEncoder(handle_unknown="ignore", sparse_output=False),
+    )
+    columns = ColumnTransformer([("n", numbers, ["amount", "balance", "count"]), ("k", kinds, ["kind"])])
+    return Pipeline([("columns", columns), ("model", model)])
+
+
+def publish(registry: Registry) -> None:
+    """Packages `binary`, `multiclass` and `regressor` and makes each a champion."""
+    X = table(2_000, seed=1)
+    signal = X["amount"] / 30 + X["count"] / 5 + (X["kind"] == "a") * 2.0
+    targets = {
+        "binary": (HistGradientBoostingClassifier(max_iter=20, random_state=0), (signal > signal.median()).astype(int)),
+        "multiclass": (LogisticRegression(max_iter=500), pd.cut(signal, 3, labels=["low", "mid", "high"]).astype("str")),
+        "regressor": (HistGradientBoostingRegressor(max_iter=20, random_state=0), signal),
+    }
+    for name, (model, y) in targets.items():
+        packaged = package(pipeline(model).fit(X, y), name=name, sample=X, registry=registry, nullable=NULLABLE)
+        registry.set_alias(name, alias=CHAMPION, version=packaged.version, action="promote", why="test model")

@@ -1,0 +1,93 @@
+"""Starting and stopping leaves nothing behind; a crash is cleaned up by the next start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, end_server, start_server, wait_for
+from zaphod import machine
+from zaphod.registry import Registry
+
+pytestmark = [pytest.mark.cluster, pytest.mark.fault]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_no_process(tmp_path: Path, registry: Registry, number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM end HAProxy, `serve run` and every Ray process."""
+    server = start_server(tmp_path, registry=registry.uri, references=["binary"])
+    names = {process.name() for process in server.marked()}
+    assert {"haproxy", "raylet", "gcs_server"} <= names
+
+    server.send(number)
+    server.process.wait(timeout=60)
+
+    assert server.process.returncode == 0, server.log.read_text()
+    assert server.marked() == []
+
+
+@pytest.mark.timeout(300)
+def test_the_next_start_cleans_up_after_a_crash(tmp_path: Path, registry: Registry) -> None:
+    """After `kill -9` of the launcher the next start ends the leftovers, says so, and serves."""
+    crashed = start_server(tmp_path, registry=registry.uri, references=["binary"])
+    crashed.send(signal.SIGKILL)
+    crashed.process.wait(timeout=10)
+    left = {process.pid for process in crashed.marked()}
+    assert left
+
+    server = start_server(tmp_path, registry=registry.uri, references=["binary"])
+
+    assert "an earlier start left behind" in server.log.read_text()
+    assert not left & {process.pid for process in server.marked()}
+    end_server(server)
+
+
+@pytest.mark.timeout(300)
+def test_stop_ends_what_a_crash_left(tmp_path: Path, registry: Registry) -> None:
+    """`make stop` works without a launcher, and twice."""
+    crashed = start_server(tmp_path, registry=registry.uri, references=["binary"])
+    crashed.send(signal.SIGKILL)
+    crashed.process.wait(timeout=10)
+
+    command = [sys.executable, "-m", "deployments", "stop"]
+    first = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    assert first.stdout.startswith("stopped")
+    assert "nothing left" in second.stdout
+    assert crashed.marked() == []
+
+
+def test_a_busy_port_is_one_clear_sentence(tmp_path: Path, registry: Registry) -> None:
+    """A port in use stops the start before anything runs, and the sentence names the port."""
+    config = (ROOT / "configs/serve.yaml").read_text()
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        (tmp_path / "serve.yaml").write_text(config.replace("port: 8000", f"port: {port}"))
+        done = subprocess.run(
+            [sys.executable, "-m", "deployments", "up", "--config", "serve.yaml", "--ray-env", str(ROOT / "configs/ray.env")],
+            cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+
+    assert done.returncode == 1
+    assert f"127.0.0.1:{port}" in done.stderr
+    assert f"process {os.getpid()}" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_running_file_of_a_dead_launcher_is_ignored(tmp_path: Path) -> None:
+    """A stale serve.json does not keep anybody from starting."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    wait_for(lambda: child.poll() is not None)
+    (tmp_path / machine.RUN_FILE).write_text(
+        f'{{"pid": {child.pid}, "ray_address": "x", "dashboard": "x", "http": "x"}}'
+    )
+
+    assert machine.read_run_file(tmp_path) is None
