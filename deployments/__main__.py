@@ -1,4 +1,4 @@
-"""`python -m deployments` serves the models of configs/serve.yaml on this machine; `python -m deployments stop` ends it."""
+"""Serves the models of configs/serve.yaml on this machine: `python -m deployments up`, and `stop` to end it."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Ingress:
         self._models = {reference: ServedModel.open(registry, reference) for reference in args.models}
         self._app = OnlineApp(self._models, limits=args.limits, slow_start=missing)
 
-    def __serve_build_asgi_app__(self) -> OnlineApp:  # noqa: PLW3201  # the name Ray looks for
+    def __serve_build_asgi_app__(self) -> OnlineApp:  # the name Ray looks for
         return self._app
 
     def check_health(self) -> None:
@@ -51,4 +51,4 @@ def build(args: ServeArgs) -> Application:
     home = Path(os.environ.get("ZAPHOD_HOME", Path.cwd()))
     if "://" not in args.registry:
         args = args.model_copy(update={"registry": str(home / args.registry)})
-    return Ingress.bind(args)  # type: ignore[no-any-return]  # Ray's decorator hides the type
+    return Ingress.bind(args)  # type: ignore[attr-defined,no-any-return]  # Ray's decorator hides the type

@@ -35,6 +35,8 @@ _MAX_INLINE_CELLS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Response:
+    """A whole answer; bodies are small enough to hold."""
+
     status: int
     body: bytes
     content_type: bytes = _JSON
@@ -47,7 +49,9 @@ class OnlineApp:
     models: by the reference they are served under. slow_start: names of missing environment settings, shown to people.
     """
 
-    def __init__(self, models: Mapping[str, ServedModel], *, limits: Limits, slow_start: list[str] | None = None) -> None:
+    def __init__(
+        self, models: Mapping[str, ServedModel], *, limits: Limits, slow_start: list[str] | None = None
+    ) -> None:
         self._models = models
         self._limits = limits
         self._slow_start = slow_start or []

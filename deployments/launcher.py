@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import psutil
 import yaml
 from rich.console import Console
 
@@ -63,7 +64,9 @@ class Endpoint:
             options = document.get("http_options", {})
             models = [name for app in document["applications"] for name in app.get("args", {}).get("models", [])]
         except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-            raise ConfigError(f"Cannot read {config}: it is no Serve configuration ({error}). See configs/serve.yaml.") from error
+            raise ConfigError(
+                f"Cannot read {config}: it is no Serve configuration ({error}). See configs/serve.yaml."
+            ) from error
         return cls(host=options.get("host", "127.0.0.1"), port=options.get("port", 8000), models=tuple(models))
 
     @property
@@ -115,9 +118,12 @@ class Launcher:
         leftovers = machine.end_marked(self._launch.run_dir)
         if leftovers:
             self._console.print(
-                f"ended {len(leftovers)} processes that an earlier start left behind: {', '.join(sorted(set(leftovers)))}"
+                f"ended {len(leftovers)} processes that an earlier start left behind: "
+                + ", ".join(sorted(set(leftovers)))
             )
-        machine.check_port(self._endpoint.host, self._endpoint.port, setting=f"http_options.port in {self._launch.config}")
+        machine.check_port(
+            self._endpoint.host, self._endpoint.port, setting=f"http_options.port in {self._launch.config}"
+        )
         machine.check_port("127.0.0.1", self._launch.dashboard_port, setting="--dashboard-port")
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -129,7 +135,9 @@ class Launcher:
         self._write_run_file()
         with self._console.status("deploying the models"):
             examples = self._wait_ready(serve)
-        self._console.print(f"[bold green]ready[/] after {time.monotonic() - began:.1f} s: each model answered a prediction")
+        self._console.print(
+            f"[bold green]ready[/] after {time.monotonic() - began:.1f} s: each model answered a prediction"
+        )
         self._greet(examples)
         return serve
 
@@ -170,7 +178,9 @@ class Launcher:
         examples: dict[str, str] = {}
         while len(examples) < len(self._endpoint.models):
             if serve.poll() is not None:
-                raise EnvironmentNotReadyError(f"Cannot serve: {self._last_log_line()}. The log is {self._launch.log_path}.")
+                raise EnvironmentNotReadyError(
+                    f"Cannot serve: {self._last_log_line()}. The log is {self._launch.log_path}."
+                )
             if time.monotonic() > deadline:
                 raise EnvironmentNotReadyError(
                     f"Cannot serve: no prediction after {_READY_TIMEOUT_S:.0f} s. The log is {self._launch.log_path}."
@@ -218,7 +228,7 @@ def stop(run_dir: Path, *, kill_launcher: bool = True) -> list[str]:
     """Ends everything that was started for this home; returns the names of the processes. Nothing running is fine."""
     server = machine.read_run_file(run_dir)
     if kill_launcher and server is not None:
-        machine.end_processes([machine.psutil.Process(server.pid)], grace_s=30.0)
+        machine.end_processes([psutil.Process(server.pid)], grace_s=30.0)
     names = machine.end_marked(run_dir)
     (run_dir / machine.RUN_FILE).unlink(missing_ok=True)
     return names

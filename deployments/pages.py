@@ -5,7 +5,9 @@ The pages load nothing from elsewhere: they work on a machine without a way out.
 
 from __future__ import annotations
 
+import functools
 import html
+import importlib.resources
 import json
 from collections.abc import Mapping
 
@@ -17,57 +19,27 @@ from zaphod.served import Snapshot
 
 DOCS_PATH = "/docs"
 
-_STYLE = """
-:root{--ink:#16202c;--soft:#5a6b7d;--line:#dde3ea;--accent:#0b6bcb;--paper:#fff;--panel:#f6f8fa}
-@media (prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9aa8b6;--line:#2c3642;--accent:#6cb6ff;--paper:#0f151c;--panel:#161e27}}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:60rem;margin:2rem auto;padding:0 1rem}
-h1{margin:0 0 .25rem}h2{margin:2.5rem 0 .5rem}p.sub,td.sub{color:var(--soft)}a{color:var(--accent)}
-table{border-collapse:collapse;width:100%;font-size:.93rem}th,td{text-align:left;padding:.4rem .6rem;border-bottom:1px solid var(--line)}
-th{font-weight:600;color:var(--soft)}pre,textarea{background:var(--panel);border:1px solid var(--line);border-radius:6px;padding:.8rem;overflow:auto;
-font:13px/1.45 ui-monospace,monospace;color:inherit;white-space:pre-wrap;width:100%;box-sizing:border-box}code{font-family:ui-monospace,monospace}
-button{background:var(--accent);color:#fff;border:0;border-radius:6px;padding:.5rem 1.1rem;font:inherit;cursor:pointer}
-.warn{border-left:4px solid #d97706;padding:.5rem 1rem;background:var(--panel)}
-.tag{background:var(--panel);border:1px solid var(--line);border-radius:99px;padding:.1rem .6rem;font-size:.85rem}
-"""
-
-_TRY = """
-document.querySelectorAll("form").forEach(form=>form.addEventListener("submit",async event=>{event.preventDefault();
-const out=form.querySelector("pre");out.hidden=false;out.textContent="…";
-try{const answer=await fetch(form.dataset.path,{method:"POST",headers:{"content-type":"application/json"},body:form.querySelector("textarea").value});
-out.textContent=answer.status+" "+answer.statusText+"\\n"+JSON.stringify(await answer.json(),null,2)}catch(error){out.textContent=error}}))
-"""
-
 
 def home(snapshots: Mapping[str, Snapshot], *, slow_start: list[str]) -> bytes:
     """Which models are served, by which version and engine."""
-    warning = (
-        f'<p class="warn">Ray was started without {html.escape(", ".join(slow_start))}: this server is many times slower '
-        "than it can be. Start Ray with the environment in <code>configs/ray.env</code>.</p>"
-        if slow_start
-        else ""
+    rows = "".join(_home_row(reference, snapshot) for reference, snapshot in snapshots.items())
+    return _page(
+        "Zaphod",
+        f"""<h1>Zaphod</h1>
+<p class=sub>version {__version__} · <a href={DOCS_PATH}>docs</a> · <a href=/openapi.json>OpenAPI</a></p>
+{_slow_start_warning(slow_start)}<h2>Served models</h2>
+<table><tr><th>model<th>version<th>task<th>engine<th>fields<th>description</tr>{rows}</table>""",
     )
-    rows = "".join(
-        f"<tr><td><a href='{DOCS_PATH}#{html.escape(reference)}'>{html.escape(reference)}</a></td>"
-        f"<td>{snapshot.stamp.version}</td><td>{html.escape(snapshot.schema.output.task)}</td>"
-        f"<td><span class=tag>{snapshot.predictor.engine}</span></td><td>{len(snapshot.schema.fields)}</td>"
-        f"<td class=sub>{html.escape(snapshot.bundle.manifest.description)}</td></tr>"
-        for reference, snapshot in snapshots.items()
-    )
-    body = (
-        f"<h1>Zaphod</h1><p class=sub>version {__version__} · <a href={DOCS_PATH}>docs</a> · "
-        f"<a href=/openapi.json>OpenAPI</a></p>{warning}<h2>Served models</h2><table><tr><th>model<th>version<th>task"
-        f"<th>engine<th>fields<th>description</tr>{rows}</table>"
-    )
-    return _page("Zaphod", body)
 
 
 def docs(snapshots: Mapping[str, Snapshot]) -> bytes:
     """How to call each model, with an example that works when pasted and a form to try it."""
+    models = "".join(_model_docs(reference, snapshot) for reference, snapshot in snapshots.items())
     return _page(
         "Zaphod docs",
-        "<h1>Docs</h1><p class=sub><a href=/>served models</a> · <a href=/openapi.json>OpenAPI</a></p>"
-        + "".join(_model_docs(reference, snapshot) for reference, snapshot in snapshots.items())
-        + f"<script>{_TRY}</script>",
+        f"""<h1>Docs</h1>
+<p class=sub><a href=/>served models</a> · <a href=/openapi.json>OpenAPI</a></p>
+{models}<script>{_static("docs.js")}</script>""",
     )
 
 
@@ -97,21 +69,41 @@ def openapi(snapshots: Mapping[str, Snapshot]) -> dict[str, object]:
     }
 
 
+def _slow_start_warning(missing: list[str]) -> str:
+    if not missing:
+        return ""
+    return (
+        f"<p class=warn>Ray was started without {html.escape(', '.join(missing))}: this server is many times slower "
+        "than it can be. Start Ray with the environment in <code>configs/ray.env</code>.</p>"
+    )
+
+
+def _home_row(reference: str, snapshot: Snapshot) -> str:
+    name = html.escape(reference)
+    return (
+        f"<tr><td><a href='{DOCS_PATH}#{name}'>{name}</a><td>{snapshot.stamp.version}<td>{snapshot.schema.output.task}"
+        f"<td><span class=tag>{snapshot.predictor.engine}</span><td>{len(snapshot.schema.fields)}"
+        f"<td class=sub>{html.escape(snapshot.bundle.manifest.description)}</tr>"
+    )
+
+
 def _model_docs(reference: str, snapshot: Snapshot) -> str:
-    path, example = _predict_path(reference), json.dumps({"rows": [snapshot.example]})
-    fields = "".join(
+    name, path = html.escape(reference), html.escape(_predict_path(reference))
+    example = html.escape(json.dumps({"rows": [snapshot.example]}))
+    fields = "".join(_field_row(field) for field in snapshot.schema.fields)
+    return f"""<h2 id='{name}'>{name} <span class=tag>version {snapshot.stamp.version}</span></h2>
+<p class=sub>{html.escape(snapshot.bundle.manifest.description)}</p>
+<p><code>POST {path}</code></p>
+<pre class=curl>curl -s http://$HOST{path} -H 'content-type: application/json' -d '{example}'</pre>
+<form data-path='{path}'><textarea rows=6>{example}</textarea><p><button>Predict</button></p><pre hidden></pre></form>
+<details><summary>{len(snapshot.schema.fields)} fields</summary>
+<table><tr><th>field<th>type<th>required<th>seen in training<th>description</tr>{fields}</table></details>"""
+
+
+def _field_row(field: Field) -> str:
+    return (
         f"<tr><td><code>{html.escape(field.name)}</code><td>{field.dtype}<td>{'yes' if field.required else 'no'}"
         f"<td class=sub>{html.escape(_domain(field))}<td class=sub>{html.escape(field.description)}</tr>"
-        for field in snapshot.schema.fields
-    )
-    curl = f"curl -s http://$HOST{path} -H 'content-type: application/json' -d '{example}'"
-    return (
-        f"<h2 id='{html.escape(reference)}'>{html.escape(reference)} <span class=tag>version {snapshot.stamp.version}</span></h2>"
-        f"<p class=sub>{html.escape(snapshot.bundle.manifest.description)}</p><p><code>POST {html.escape(path)}</code></p>"
-        f"<pre class=curl>{html.escape(curl)}</pre><form data-path='{html.escape(path)}'><textarea rows=6>{html.escape(example)}"
-        f"</textarea><p><button>Predict</button></p><pre hidden></pre></form><details><summary>{len(snapshot.schema.fields)} fields"
-        f"</summary><table><tr><th>field<th>type<th>required<th>seen in training<th>description</tr>{fields}</table></details>"
-        "<script>document.querySelectorAll('.curl').forEach(p=>p.textContent=p.textContent.replace('$HOST',location.host))</script>"
     )
 
 
@@ -150,7 +142,7 @@ def _operation(reference: str, snapshot: Snapshot) -> dict[str, object]:
                 "description": "predictions in the order of the rows",
                 "content": {"application/json": {"schema": _answer_schema(snapshot.schema)}},
             },
-            **{status: error for status in ("400", "413", "422", "429")},
+            **dict.fromkeys(("400", "413", "422", "429"), error),
         },
     }
 
@@ -220,7 +212,10 @@ def _predict_path(reference: str) -> str:
 
 
 def _page(title: str, body: str) -> bytes:
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style><body>{body}"
-    ).encode()
+    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{html.escape(title)}</title>"
+    return f"<!doctype html><html lang=en>{head}<style>{_static('style.css')}</style><body>{body}".encode()
+
+
+@functools.cache
+def _static(name: str) -> str:
+    return (importlib.resources.files("deployments") / "static" / name).read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """Trains and packages the demo models that the registry does not have yet.
 
-    python -m examples.train --registry var/registry
+python -m examples.train --registry var/registry
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ def fraud_pipeline() -> Pipeline:
             ),
         ]
     )
-    return Pipeline(
-        [("features", features), ("model", HistGradientBoostingClassifier(max_iter=100, random_state=0))]
-    )
+    return Pipeline([("features", features), ("model", HistGradientBoostingClassifier(max_iter=100, random_state=0))])
 
 
 def train_fraud(registry: Registry) -> Packaged:
@@ -51,7 +49,11 @@ def train_fraud(registry: Registry) -> Packaged:
     X, y = frame[list(transactions.FEATURES)], frame[transactions.TARGET]
     model = fraud_pipeline().fit(X, y)
     return package(
-        model, name="fraud", sample=X, registry=registry, description="Card fraud, generated demo data.",
+        model,
+        name="fraud",
+        sample=X,
+        registry=registry,
+        description="Card fraud, generated demo data.",
         nullable=("distance_km", "balance", "seconds_since_last", "device"),
     )
 

@@ -1,6 +1,6 @@
 """Card transactions: a generated table with numbers, categories, missing values and a drift over time.
 
-    python -m examples.transactions --rows 200000 --files 4 var/data/transactions
+python -m examples.transactions --rows 200000 --files 4 var/data/transactions
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def generate(num_rows: int, *, seed: int = 0, start: float = 0.0, end: float = 1
     return frame
 
 
-def _draw(rng: np.random.Generator, names: tuple[str, ...], size: int, *, weights: tuple[float, ...] | None = None) -> np.ndarray:
+def _draw(
+    rng: np.random.Generator, names: tuple[str, ...], size: int, *, weights: tuple[float, ...] | None = None
+) -> np.ndarray:
     return rng.choice(np.array(names, dtype=object), size, p=weights)
 
 

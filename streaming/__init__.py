@@ -1,0 +1,1 @@
+"""The streaming arm: an actor pool on a queue."""

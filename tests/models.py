@@ -49,7 +49,10 @@ def publish(registry: Registry) -> None:
     signal = X["amount"] / 30 + X["count"] / 5 + (X["kind"] == "a") * 2.0
     targets = {
         "binary": (HistGradientBoostingClassifier(max_iter=20, random_state=0), (signal > signal.median()).astype(int)),
-        "multiclass": (LogisticRegression(max_iter=500), pd.cut(signal, 3, labels=["low", "mid", "high"]).astype("str")),
+        "multiclass": (
+            LogisticRegression(max_iter=500),
+            pd.cut(signal, 3, labels=["low", "mid", "high"]).astype("str"),
+        ),
         "regressor": (HistGradientBoostingRegressor(max_iter=20, random_state=0), signal),
     }
     for name, (model, y) in targets.items():

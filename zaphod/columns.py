@@ -10,7 +10,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -23,6 +23,9 @@ from zaphod.schema import MAX_EXACT_INT, DType, Field, OutOfDomain, Schema
 
 # A caller's own field names and values may be long; a message quotes no more than this.
 _MAX_MESSAGE_CHARS = 300
+
+# Of one field: the reason, and a mask of the rows it holds for.
+BadRows: TypeAlias = dict[str, NDArray[np.bool_]]
 
 _STARTS_WITH_ROWS = re.compile(rb'\s*\{\s*"rows"\s*:')
 
@@ -94,11 +97,13 @@ class RowDecoder:
 
     def decode_row(self, data: bytes | bytearray | memoryview | msgspec.Raw) -> Row:
         """Raises: InvalidInputError naming field and reason; DecodeError when it is not JSON."""
-        return _decode(self._one, data)
+        row: Row = _decode(self._one, data)
+        return row
 
     def decode_rows(self, data: bytes | bytearray | memoryview | msgspec.Raw) -> list[Row]:
         """A JSON array of rows. Raises as `decode_row`."""
-        return _decode(self._many, data)
+        rows: list[Row] = _decode(self._many, data)
+        return rows
 
     def decode_request(self, data: bytes) -> list[Row]:
         """`{"rows": [{…}]}`, `rows` first, or one row `{…}`. Raises as `decode_row`."""
@@ -174,6 +179,7 @@ def to_arrow(schema: Schema, columns: Columns) -> pa.Table:
 
 
 def arrow_type(field: Field) -> pa.DataType:
+    """The Arrow type that holds the field exactly."""
     match field.dtype:
         case DType.FLOAT64:
             return pa.float64()
@@ -190,7 +196,9 @@ def clip(message: str) -> str:
     return message if len(message) <= _MAX_MESSAGE_CHARS else message[: _MAX_MESSAGE_CHARS - 1] + "…"
 
 
-def _decode(decoder: msgspec.json.Decoder, data: bytes | bytearray | memoryview | msgspec.Raw):  # type: ignore[no-untyped-def,type-arg]  # generic over the decoder's type
+def _decode(
+    decoder: msgspec.json.Decoder[Any], data: bytes | bytearray | memoryview | msgspec.Raw
+) -> Any:  # whatever the decoder makes
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
@@ -200,10 +208,10 @@ def _decode(decoder: msgspec.json.Decoder, data: bytes | bytearray | memoryview 
 
 
 def _getter(names: list[str]) -> Callable[[Row], tuple[float | None, ...]]:
-    if not names:
-        return lambda row: ()
-    get = operator.attrgetter(*names)
-    return get if len(names) > 1 else lambda row: (get(row),)
+    """Reads several attributes at once: `attrgetter` gives a tuple only for two or more."""
+    if len(names) > 1:
+        return operator.attrgetter(*names)
+    return lambda row: tuple(getattr(row, name) for name in names)
 
 
 def _struct_field(attribute: str, field: Field) -> tuple[str, object] | tuple[str, object, object]:
@@ -245,64 +253,70 @@ def _column(field: Field, table: pa.Table) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array([field.default] * table.num_rows, type=arrow_type(field))])
 
 
-def _number_column(field: Field, table: pa.Table) -> tuple[NDArray[np.float64], dict[str, NDArray[np.bool_]]]:
+def _number_column(field: Field, table: pa.Table) -> tuple[NDArray[np.float64], BadRows]:
     column = _column(field, table)
-    kind = column.type
-    if pa.types.is_null(kind):
-        column = column.cast(pa.float64())
-    elif field.dtype is DType.BOOL and not pa.types.is_boolean(kind):
-        raise _wrong_type(field, kind)
-    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise _wrong_type(field, kind)
-    elif pa.types.is_boolean(kind) and field.dtype is not DType.BOOL:
-        raise _wrong_type(field, kind)
-    nulls = column.is_null().to_numpy() if column.null_count else None
-    bad: dict[str, NDArray[np.bool_]] = {}
-    if pa.types.is_integer(column.type) and column.type.bit_width == 64:
-        # null-safe: min_max skips nulls
-        limits = pc.min_max(column)
-        low, high = limits["min"].as_py(), limits["max"].as_py()
-        if high is not None and (high > MAX_EXACT_INT or low < -MAX_EXACT_INT):
-            large = pc.or_(pc.greater(column, MAX_EXACT_INT), pc.less(column, -MAX_EXACT_INT))
-            bad[f"Expected an integer of at most {MAX_EXACT_INT} in size, got a larger one"] = (
-                pc.fill_null(large, False).to_numpy().astype(bool)
-            )
-    if not pa.types.is_floating(column.type):
-        column = column.cast(pa.int8()) if pa.types.is_boolean(column.type) else column
-        column = column.cast(pa.float64(), safe=False)
-    values = column.to_numpy().astype(np.float64, copy=False)
-    missing = np.isnan(values) if nulls is None else (nulls | np.isnan(values))
-    if missing.any():
-        if field.default is not None:
-            values = np.where(missing & (nulls if nulls is not None else missing), float(field.default), values)
-            missing = np.isnan(values)
-        if not field.nullable:
-            bad["Expected a value, got null"] = missing
+    _check_number_type(field, column.type)
+    bad = _inexact(column)
+    nulls = np.asarray(column.is_null()) if column.null_count else None
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    values = column.cast(pa.float64(), safe=False).to_numpy()
+    if nulls is not None and field.default is not None:
+        values = np.where(nulls, float(field.default), values)
+    missing = np.isnan(values)
+    if not field.nullable and missing.any():
+        bad["Expected a value, got null"] = missing
     infinite = np.isinf(values)
     if infinite.any():
         bad["Expected a finite number, got infinity"] = infinite
-    if field.dtype is DType.INT64 and pa.types.is_floating(kind):
-        with np.errstate(invalid="ignore"):
-            bad["Expected an integer, got a fraction"] = (values != np.floor(values)) & ~missing & ~infinite
+    if field.dtype is DType.INT64 and pa.types.is_floating(column.type):
+        bad["Expected an integer, got a fraction"] = (values != np.floor(values)) & ~missing & ~infinite
     if field.out_of_domain is OutOfDomain.REJECT:
-        with np.errstate(invalid="ignore"):
-            if field.minimum is not None:
-                bad[f"Expected a number >= {field.minimum}, got a smaller one"] = values < field.minimum
-            if field.maximum is not None:
-                bad[f"Expected a number <= {field.maximum}, got a larger one"] = values > field.maximum
+        bad |= _outside(field, values)
     return values, bad
 
 
-def _string_column(field: Field, table: pa.Table) -> tuple[pa.Array, dict[str, NDArray[np.bool_]]]:
+def _check_number_type(field: Field, kind: pa.DataType) -> None:
+    if pa.types.is_null(kind):
+        return
+    fits = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    if field.dtype is DType.BOOL:
+        fits = pa.types.is_boolean(kind)
+    if not fits:
+        raise _wrong_type(field, kind)
+
+
+def _inexact(column: pa.ChunkedArray) -> BadRows:
+    if not (pa.types.is_integer(column.type) and column.type.bit_width == 64) or column.null_count == len(column):
+        return {}
+    limits = pc.min_max(column)
+    if limits["max"].as_py() <= MAX_EXACT_INT and limits["min"].as_py() >= -MAX_EXACT_INT:
+        return {}
+    large = pc.or_(pc.greater(column, MAX_EXACT_INT), pc.less(column, -MAX_EXACT_INT))
+    reason = f"Expected an integer of at most {MAX_EXACT_INT} in size, got a larger one"
+    return {reason: np.asarray(pc.equal(pc.fill_null(large, fill_value=False), True))}  # noqa: FBT003  # a value to compare
+
+
+def _outside(field: Field, values: NDArray[np.float64]) -> BadRows:
+    # Comparisons with NaN are false: a null is never out of range.
+    bad: BadRows = {}
+    if field.minimum is not None:
+        bad[f"Expected a number >= {field.minimum}, got a smaller one"] = values < field.minimum
+    if field.maximum is not None:
+        bad[f"Expected a number <= {field.maximum}, got a larger one"] = values > field.maximum
+    return bad
+
+
+def _string_column(field: Field, table: pa.Table) -> tuple[pa.Array, BadRows]:
     column = _column(field, table)
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        if not pa.types.is_null(kind):
-            raise _wrong_type(field, column.type)
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    if not any(is_kind(kind) for is_kind in kinds):
+        raise _wrong_type(field, column.type)
     if column.type != pa.string():
         column = column.cast(pa.string())
     array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    bad: dict[str, NDArray[np.bool_]] = {}
+    bad: BadRows = {}
     if array.null_count:
         if field.default is not None:
             array = array.fill_null(field.default)
@@ -318,7 +332,7 @@ def _wrong_type(field: Field, kind: pa.DataType) -> SchemaMismatchError:
     return SchemaMismatchError(f"Expected `{field.dtype}`, got `{kind}` - at column `{field.name}`")
 
 
-def _note(reasons: dict[int, Reject], field: Field, bad: dict[str, NDArray[np.bool_]]) -> None:
+def _note(reasons: dict[int, Reject], field: Field, bad: BadRows) -> None:
     """Records the first reason of each bad row."""
     for reason, mask in bad.items():
         for row in np.flatnonzero(mask):

@@ -107,4 +107,4 @@ class OverloadedError(ZaphodError):
 
 
 class EnvironmentNotReadyError(ZaphodError):
-    """This machine lacks a port, a permission or a version that is needed."""
+    """The machine lacks a port, a permission or a version that is needed."""

@@ -112,6 +112,11 @@ def check_writable(folder: Path) -> None:
 def _holder(port: int) -> str | None:
     with contextlib.suppress(psutil.Error):
         for connection in psutil.net_connections("inet"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if (
+                connection.status == psutil.CONN_LISTEN
+                and connection.laddr
+                and connection.laddr.port == port
+                and connection.pid
+            ):
                 return f"{psutil.Process(connection.pid).name()} (process {connection.pid}) holds it"
     return None

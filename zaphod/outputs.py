@@ -14,7 +14,7 @@ PredictionRow: TypeAlias = dict[str, "JsonScalar | dict[str, JsonScalar]"]
 
 
 def to_rows(schema: Schema, predictions: Predictions) -> list[PredictionRow]:
-    """One dict a row: `label` and `probabilities` by class, `value` (or `values` by target), `score`: what the task has."""
+    """One dict a row, what the task has: `label`, `probabilities` by class, `value` (`values` by target), `score`."""
     parts: list[list[tuple[str, JsonScalar | dict[str, JsonScalar]]]] = []
     if predictions.labels is not None:
         parts.append([("label", label) for label in predictions.labels.tolist()])

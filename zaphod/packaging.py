@@ -86,7 +86,9 @@ def infer_schema(estimator: BaseEstimator, sample: pd.DataFrame, *, nullable: Co
     """
     unknown = set(nullable) - set(sample.columns)
     if unknown:
-        raise PackagingError(f"Cannot make {sorted(unknown)} nullable: the sample has no such columns. Check the names.")
+        raise PackagingError(
+            f"Cannot make {sorted(unknown)} nullable: the sample has no such columns. Check the names."
+        )
     fields = tuple(_infer_field(sample[column], nullable=column in nullable) for column in sample.columns)
     return Schema(fields=fields, output=_infer_output(estimator, sample))
 
@@ -130,7 +132,7 @@ def _compile(
     return (compiled.model if parity.passed else None), msgspec.json.format(msgspec.json.encode(parity), indent=2)
 
 
-def _infer_field(column: pd.Series, *, nullable: bool) -> Field:  # type: ignore[type-arg]  # pandas ships no types here
+def _infer_field(column: pd.Series, *, nullable: bool) -> Field:
     name, kind = str(column.name), column.dtype
     nullable = nullable or bool(column.isna().any())
     if isinstance(kind, pd.CategoricalDtype):
@@ -161,7 +163,9 @@ def _infer_output(estimator: BaseEstimator, sample: pd.DataFrame) -> Output:
     if is_classifier(estimator):
         classes = np.asarray(estimator.classes_).tolist()
         if classes and isinstance(classes[0], list):
-            raise PackagingError("Cannot package a multi-output classifier: one label a row is served. Package one each.")
+            raise PackagingError(
+                "Cannot package a multi-output classifier: one label a row is served. Package one each."
+            )
         return Output(
             task=Task.CLASSIFICATION, classes=tuple(classes), has_probabilities=hasattr(estimator, "predict_proba")
         )
@@ -184,7 +188,10 @@ def _source_revision() -> str | None:
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40"],  # noqa: S607  # the git on the caller's path
-            capture_output=True, text=True, timeout=10, check=True,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

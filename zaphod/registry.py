@@ -112,7 +112,9 @@ class Registry:
             raise ModelLoadError(f"Cannot load {name}@{version}: {error}") from error
         bundle = verify(files, version=version, where=f"{name}@{version}")
         if bundle.name != name:
-            raise ModelLoadError(f"Cannot load {name}@{version}: its {MANIFEST} is of another model. Restore the bundle.")
+            raise ModelLoadError(
+                f"Cannot load {name}@{version}: its {MANIFEST} is of another model. Restore the bundle."
+            )
         return bundle
 
     def state(self, name: str) -> Change:
@@ -126,7 +128,7 @@ class Registry:
 
     def journal(self, name: str) -> list[Change]:
         """Every change, oldest first."""
-        changes = []
+        changes: list[Change] = []
         while (change := self._change(name, len(changes) + 1)) is not None:
             changes.append(change)
         return changes
@@ -200,7 +202,9 @@ class Registry:
         except FileNotFoundError:
             return None
         except msgspec.MsgspecError as error:
-            raise ModelLoadError(f"Cannot read the journal of {name}: entry {generation} is broken ({error}).") from error
+            raise ModelLoadError(
+                f"Cannot read the journal of {name}: entry {generation} is broken ({error})."
+            ) from error
 
 
 def _journal_path(name: str, generation: int) -> str:

@@ -138,7 +138,9 @@ class ServedModel:
         while not self._stop.wait(_WATCH_INTERVAL_S):
             try:
                 if self.refresh():
-                    _log.info("model swapped", extra={"model": self.reference.name, "version": self._snapshot.stamp.version})
+                    _log.info(
+                        "model swapped", extra={"model": self.reference.name, "version": self._snapshot.stamp.version}
+                    )
                     if on_swap is not None:
                         on_swap(self._snapshot)
             except (ZaphodError, OSError):

@@ -1,4 +1,7 @@
-"""Settings: frozen pydantic models, unknown keys refused; a flag beats `ZAPHOD_*`, which beats YAML, which beats the default."""
+"""Settings: frozen pydantic models, unknown keys refused.
+
+A flag beats `ZAPHOD_*` in the environment, which beats YAML, which beats the default.
+"""
 
 from __future__ import annotations
 

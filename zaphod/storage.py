@@ -97,5 +97,6 @@ def _stage(target: Path, data: bytes) -> Path:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    os.chmod(name, 0o644)
-    return Path(name)
+    staged = Path(name)
+    staged.chmod(0o644)
+    return staged

@@ -57,7 +57,7 @@ TRUSTED_TYPES = frozenset(
 
 
 def dump_estimator(estimator: BaseEstimator) -> bytes:
-    """The estimator as skops bytes. Two dumps of one estimator differ in bytes: hash what is stored, never dump again."""
+    """The estimator as skops bytes. Two dumps of one estimator differ: hash what is stored, never dump again."""
     return bytes(skops.io.dumps(estimator))
 
 

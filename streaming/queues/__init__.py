@@ -1,0 +1,1 @@
+"""The queues a stream can run on, behind one contract."""

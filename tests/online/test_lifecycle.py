@@ -71,10 +71,9 @@ def test_a_busy_port_is_one_clear_sentence(tmp_path: Path, registry: Registry) -
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         (tmp_path / "serve.yaml").write_text(config.replace("port: 8000", f"port: {port}"))
-        done = subprocess.run(
-            [sys.executable, "-m", "deployments", "up", "--config", "serve.yaml", "--ray-env", str(ROOT / "configs/ray.env")],
-            cwd=tmp_path, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+        command = [sys.executable, "-m", "deployments", "up", "--config", "serve.yaml"]
+        command += ["--ray-env", str(ROOT / "configs/ray.env")]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
 
     assert done.returncode == 1
     assert f"127.0.0.1:{port}" in done.stderr

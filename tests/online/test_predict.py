@@ -22,7 +22,9 @@ GOOD = {"amount": 100.0, "balance": None, "count": 3, "kind": "a"}
 
 def json_rows(num_rows: int, *, seed: int) -> list[dict[str, object]]:
     """The test table as JSON would carry it."""
-    rows: list[dict[str, object]] = json.loads(models.table(num_rows, seed=seed).to_json(orient="records", double_precision=15))
+    rows: list[dict[str, object]] = json.loads(
+        models.table(num_rows, seed=seed).to_json(orient="records", double_precision=15)
+    )
     return rows
 
 
@@ -70,7 +72,7 @@ def test_one_row_without_a_wrapper(server: Server) -> None:
         (b"\x00\xff" * 100, 400, "JSON"),
         (b'{"amount": ' + b'"' + b"x" * (50 * 1024 * 1024) + b'"}', 413, "max_body_bytes"),
     ],
-    ids=["empty", "malformed", "unknown-key", "wrong-type", "missing", "unknown", "no-rows", "many-rows", "deep", "binary", "50MB"],
+    ids=["empty", "malformed", "unknown-key", "type", "missing", "unknown", "no-rows", "many", "deep", "binary", "50MB"],
 )  # fmt: skip
 def test_bad_input_is_a_4xx_that_names_the_reason(server: Server, body: bytes, status: int, says: str) -> None:
     """Each mistake is answered in JSON with its reason, and the server goes on."""

@@ -69,7 +69,7 @@ def test_left_out_fields_take_their_default() -> None:
 )
 def test_bad_json_names_the_field_and_the_reason(body: bytes, says: str) -> None:
     """Every mistake in a body says what was expected, what came and where."""
-    with pytest.raises(InvalidInputError, match=".") as caught:
+    with pytest.raises(InvalidInputError) as caught:
         RowDecoder(SCHEMA).decode_request(body)
 
     assert says in caught.value.message

@@ -12,6 +12,7 @@ from zaphod.errors import ZaphodError
 
 
 def leaves(kind: type[ZaphodError] = ZaphodError) -> list[type[ZaphodError]]:
+    """The classes that are raised."""
     return [leaf for child in kind.__subclasses__() for leaf in leaves(child)] or [kind]
 
 

@@ -16,6 +16,7 @@ FORBIDDEN_IN_CORE = {*ARMS, "ray", "fastapi", "starlette", "uvicorn", "redis", "
 
 
 def imported(path: Path) -> set[str]:
+    """The top-level packages a module imports, wherever in it."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

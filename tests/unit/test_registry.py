@@ -16,9 +16,7 @@ from zaphod.schema import DType, Field, Output, Schema, Task
 FILES = seal(
     Manifest(name="m", created="2026-01-01T00:00:00+00:00", engine="sklearn", files={}, libraries={}),
     {
-        SCHEMA: Schema(
-            fields=(Field(name="x", dtype=DType.FLOAT64),), output=Output(task=Task.REGRESSION)
-        ).to_json(),
+        SCHEMA: Schema(fields=(Field(name="x", dtype=DType.FLOAT64),), output=Output(task=Task.REGRESSION)).to_json(),
         SKOPS: b"model",
         EXAMPLE: b'{"x": 1.0}',
     },
@@ -27,6 +25,7 @@ FILES = seal(
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
+    """An empty registry."""
     return Registry.open(str(tmp_path))
 
 
