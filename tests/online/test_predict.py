@@ -72,7 +72,7 @@ def test_one_row_without_a_wrapper(server: Server) -> None:
         (b"\x00\xff" * 100, 400, "JSON"),
         (b'{"amount": ' + b'"' + b"x" * (50 * 1024 * 1024) + b'"}', 413, "max_body_bytes"),
     ],
-    ids=["empty", "malformed", "unknown-key", "type", "missing", "unknown", "no-rows", "many", "deep", "binary", "50MB"],
+    ids=["empty", "malformed", "unknown-key", "type", "missing", "unknown", "no-rows", "many", "deep", "bytes", "50MB"],
 )  # fmt: skip
 def test_bad_input_is_a_4xx_that_names_the_reason(server: Server, body: bytes, status: int, says: str) -> None:
     """Each mistake is answered in JSON with its reason, and the server goes on."""
