@@ -17,6 +17,7 @@ STATUS: dict[type[errors.ZaphodError], int] = {
     errors.PackagingError: 500,
     errors.PredictionError: 500,
     errors.RegistryConflictError: 409,
+    errors.StorageUnavailableError: 503,
     errors.FencedError: 409,
     errors.QueueUnavailableError: 503,
     errors.BatchError: 500,

@@ -12,6 +12,7 @@ ZaphodError
 │   ├── PackagingError          an estimator that cannot be packaged
 │   └── PredictionError         the model failed on input that was valid
 ├── RegistryConflictError       somebody else changed the registry first; read and retry
+├── StorageUnavailableError     the registry's storage cannot be reached at the moment; retried
 ├── QueueError                  the queue refused or could not be reached
 │   ├── FencedError             another owner holds the partition now; stop writing
 │   └── QueueUnavailableError   cannot be reached at the moment; retried
@@ -78,6 +79,12 @@ class PredictionError(ModelError):
 
 class RegistryConflictError(ZaphodError):
     """Another writer came first. Read the registry again, then decide again."""
+
+    retryable = True
+
+
+class StorageUnavailableError(ZaphodError):
+    """The registry's storage cannot be reached at the moment."""
 
     retryable = True
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime
 import getpass
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -47,8 +48,12 @@ class Reference:
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One journal entry. `aliases` is the whole state after the change; at is ISO 8601 in UTC."""
+    """One journal entry. `aliases` is the whole state after the change; at is ISO 8601 in UTC.
 
+    id: tells two changes apart that are alike in all else.
+    """
+
+    id: str
     generation: int
     at: str
     who: str
@@ -57,7 +62,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     aliases: dict[str, int]
 
 
-_NOTHING_YET = Change(generation=0, at="", who="", action="none", why="", aliases={})
+_NOTHING_YET = Change(id="", generation=0, at="", who="", action="none", why="", aliases={})
 
 
 class Registry:
@@ -68,7 +73,7 @@ class Registry:
 
     @classmethod
     def open(cls, uri: str) -> Registry:
-        """A folder's path. Raises: ConfigError."""
+        """A folder's path, or a bucket's address (`s3://…`, `gs://…`). Raises: ConfigError."""
         return cls(open_storage(uri))
 
     @property
@@ -157,10 +162,12 @@ class Registry:
         if version not in self.versions(name):
             raise ModelNotFoundError(f"Cannot point {name}@{alias} at version {version}: there is no such version.")
         before = self.state(name)
-        return self._append(name, before=before, aliases={**before.aliases, alias: version}, action=action, why=why)
+        return self.append(name, before=before, aliases={**before.aliases, alias: version}, action=action, why=why)
 
-    def _append(self, name: str, *, before: Change, aliases: dict[str, int], action: str, why: str) -> Change:
+    def append(self, name: str, *, before: Change, aliases: dict[str, int], action: str, why: str) -> Change:
+        """Makes one change on top of the state it was decided on. Raises: RegistryConflictError."""
         change = Change(
+            id=uuid.uuid4().hex,
             generation=before.generation + 1,
             at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
             who=getpass.getuser(),
@@ -183,7 +190,7 @@ class Registry:
         version = max(taken, default=0) + 1
         while True:
             try:
-                self._storage.create(f"{name}/{version}/{_CLAIM}", b"")
+                self._storage.create(f"{name}/{version}/{_CLAIM}", uuid.uuid4().bytes)
             except FileExistsError:
                 version += 1
             else:

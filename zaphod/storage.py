@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from zaphod.errors import ConfigError, EnvironmentNotReadyError
+import obstore
+import obstore.exceptions
+import obstore.store
+
+from zaphod.errors import ConfigError, EnvironmentNotReadyError, StorageUnavailableError
+
+_OBJECT_SCHEMES = ("s3", "gs", "az")
 
 
 class Storage(Protocol):
@@ -67,21 +75,98 @@ class LocalStorage:
 
     def _inside(self, path: str) -> Path:
         target = self._root
-        for part in path.split("/") if path else ():
-            if part in ("", ".", ".."):
-                raise ConfigError(f"Cannot use the path {path!r}: it has an empty or relative part. Name it plainly.")
+        for part in _checked(path).split("/") if path else ():
             target = target / part
             if target.is_symlink():
                 raise ConfigError(f"Cannot use {path!r}: {part!r} is a symbolic link. Put the file itself there.")
         return target
 
 
+class ObjectStorage:
+    """A prefix of a bucket. Credentials and endpoint come from the environment, as the cloud's own tools read them.
+
+    Needs a store with conditional writes (`If-None-Match: *`): S3, Google Cloud Storage, Azure and most S3 look-alikes.
+    """
+
+    def __init__(self, uri: str, *, store: obstore.store.ObjectStore) -> None:
+        self.uri = uri
+        self._store = store
+
+    @classmethod
+    def open(cls, uri: str) -> ObjectStorage:
+        """Raises: ConfigError when the address or the configuration is not understood."""
+        try:
+            return cls(uri, store=obstore.store.from_url(uri))
+        except (obstore.exceptions.BaseError, ValueError) as error:
+            raise ConfigError(f"Cannot open the registry {uri!r}: {_first_line(error)}") from error
+
+    def read(self, path: str) -> bytes:
+        with _translated(self.uri):
+            return bytes(obstore.get(self._store, _checked(path)).bytes())
+
+    def names(self, folder: str) -> list[str]:
+        with _translated(self.uri):
+            listing = obstore.list_with_delimiter(self._store, _checked(folder) or None)
+        paths = [*listing["common_prefixes"], *(found["path"] for found in listing["objects"])]
+        return sorted(path.rsplit("/", 1)[-1] for path in paths)
+
+    def exists(self, path: str) -> bool:
+        try:
+            with _translated(self.uri):
+                obstore.head(self._store, _checked(path))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def create(self, path: str, data: bytes) -> None:
+        try:
+            with _translated(self.uri):
+                obstore.put(self._store, _checked(path), data, mode="create")
+        except FileExistsError:
+            # A request that succeeded but whose answer was lost is sent again and meets its own object.
+            if not data or self.read(path) != data:
+                raise
+
+    def replace(self, path: str, data: bytes) -> None:
+        with _translated(self.uri):
+            obstore.put(self._store, _checked(path), data)
+
+
 def open_storage(uri: str) -> Storage:
-    """A folder by its path. Raises: ConfigError for a scheme that is not known."""
-    scheme, separator, _ = uri.partition("://")
-    if separator and scheme != "file":
-        raise ConfigError(f"Cannot open the registry {uri!r}: the scheme is not known. Use a folder.")
-    return LocalStorage(Path(uri.removeprefix("file://")))
+    """A folder by its path, or a bucket by `s3://`, `gs://` or `az://`. Raises: ConfigError for another scheme."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return LocalStorage(Path(uri))
+    if scheme == "file":
+        return LocalStorage(Path(rest))
+    if scheme in _OBJECT_SCHEMES:
+        return ObjectStorage.open(uri)
+    raise ConfigError(
+        f"Cannot open the registry {uri!r}: expected a folder or one of {', '.join(_OBJECT_SCHEMES)}, got {scheme!r}."
+    )
+
+
+@contextlib.contextmanager
+def _translated(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except obstore.exceptions.NotFoundError as error:
+        raise FileNotFoundError(_first_line(error)) from error
+    except obstore.exceptions.AlreadyExistsError as error:
+        raise FileExistsError(_first_line(error)) from error
+    except obstore.exceptions.BaseError as error:
+        raise StorageUnavailableError(f"Cannot reach the registry {uri}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    # obstore appends the whole exchange with the server.
+    return str(error).split("\n", 1)[0][:300]
+
+
+def _checked(path: str) -> str:
+    if any(part in ("", ".", "..") for part in path.split("/")) and path:
+        raise ConfigError(f"Cannot use the path {path!r}: it has an empty or relative part. Name it plainly.")
+    return path
 
 
 def _stage(target: Path, data: bytes) -> Path:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
+from tests.conftest import wait_for
+from zaphod import machine
 from zaphod.bundle import EXAMPLE, MANIFEST, SCHEMA, SKOPS, Manifest, seal
 from zaphod.cli import previous_version
 from zaphod.errors import ConfigError, ModelLoadError, ModelNotFoundError, RegistryConflictError, ZaphodError
@@ -23,9 +30,55 @@ FILES = seal(
 )
 
 
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """A local S3 server with an empty bucket; its address and credentials are in the environment."""
+    port = machine.free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "eu-central-1",
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ALLOW_HTTP": "true",
+        }.items():
+            patch.setenv(name, value)
+        wait_for(lambda: answers(url), what="the S3 server")
+        assert httpx.put(f"{url}/registries", headers=REGION, content=LOCATION).status_code == 200
+        yield "s3://registries"
+    process.kill()
+    process.wait()
+
+
+REGION = {"authorization": "AWS4-HMAC-SHA256 Credential=key/20260101/eu-central-1/s3/aws4_request"}
+LOCATION = (
+    "<CreateBucketConfiguration><LocationConstraint>eu-central-1</LocationConstraint></CreateBucketConfiguration>"
+)
+
+
+def answers(url: str) -> bool:
+    """Somebody listens and speaks HTTP."""
+    try:
+        httpx.get(url)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+@pytest.fixture(params=["folder", "s3"])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
+    """An empty registry of each kind."""
+    if request.param == "folder":
+        return Registry.open(str(tmp_path))
+    return Registry.open(f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}")
+
+
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    """An empty registry."""
+def folder(tmp_path: Path) -> Registry:
+    """An empty registry in a folder that the test may damage."""
     return Registry.open(str(tmp_path))
 
 
@@ -38,34 +91,47 @@ def test_versions_count_up_and_load_verified(registry: Registry) -> None:
     assert registry.load("m", 2).files[SKOPS] == b"model"
 
 
-def test_racing_publishers_get_different_versions(registry: Registry) -> None:
+def test_racing_publishers_get_different_versions(folder: Registry) -> None:
     """No two publishers share a number, and no version is half of each."""
     with ThreadPoolExecutor(8) as pool:
-        versions = list(pool.map(lambda _: registry.publish("m", FILES), range(24)))
+        versions = list(pool.map(lambda _: folder.publish("m", FILES), range(24)))
 
     assert sorted(versions) == list(range(1, 25))
 
 
-def test_an_unfinished_version_is_not_there(registry: Registry, tmp_path: Path) -> None:
+def test_an_unfinished_version_is_not_there(folder: Registry, tmp_path: Path) -> None:
     """A publisher that died leaves a number unused and nothing that loads."""
-    registry.publish("m", FILES)
+    folder.publish("m", FILES)
     (tmp_path / "m/2").mkdir()
     (tmp_path / "m/2/claim").touch()
 
-    assert registry.versions("m") == [1]
-    assert registry.publish("m", FILES) == 3
+    assert folder.versions("m") == [1]
+    assert folder.publish("m", FILES) == 3
     with pytest.raises(ModelNotFoundError):
-        registry.load("m", 2)
+        folder.load("m", 2)
 
 
 def test_of_two_racing_writers_one_is_told(registry: Registry) -> None:
-    """An alias change based on an old state is refused, and the winner's stands."""
+    """A change based on an old state is refused, and the winner's stands."""
+    registry.publish("m", FILES)
+    before = registry.state("m")
+    winner = registry.set_alias("m", alias="champion", version=1, action="promote", why="first")
+
+    with pytest.raises(RegistryConflictError):
+        registry.append("m", before=before, aliases={"champion": 9}, action="promote", why="second")
+
+    assert registry.state("m") == winner
+    assert registry.journal("m") == [winner]
+
+
+def test_many_racing_writers_lose_no_change(folder: Registry) -> None:
+    """Every writer that was not told to retry has its entry in the journal."""
     for _ in range(3):
-        registry.publish("m", FILES)
+        folder.publish("m", FILES)
 
     def move(version: int) -> bool:
         try:
-            registry.set_alias("m", alias="champion", version=version, action="promote", why="race")
+            folder.set_alias("m", alias="champion", version=version, action="promote", why="race")
         except RegistryConflictError:
             return False
         return True
@@ -73,18 +139,18 @@ def test_of_two_racing_writers_one_is_told(registry: Registry) -> None:
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(move, [1, 2, 3] * 8))
 
-    assert sum(won) == len(registry.journal("m")) == registry.state("m").generation
+    assert sum(won) == len(folder.journal("m")) == folder.state("m").generation
 
 
-def test_a_change_survives_a_writer_that_died_before_copying(registry: Registry, tmp_path: Path) -> None:
+def test_a_change_survives_a_writer_that_died_before_copying(folder: Registry, tmp_path: Path) -> None:
     """The journal is the truth even when aliases.json lags behind it."""
-    registry.publish("m", FILES)
-    registry.set_alias("m", alias="champion", version=1, action="promote", why="first")
+    folder.publish("m", FILES)
+    folder.set_alias("m", alias="champion", version=1, action="promote", why="first")
     old = (tmp_path / "m/aliases.json").read_bytes()
-    registry.set_alias("m", alias="challenger", version=1, action="promote", why="second")
+    folder.set_alias("m", alias="challenger", version=1, action="promote", why="second")
     (tmp_path / "m/aliases.json").write_bytes(old)
 
-    assert registry.state("m").aliases == {"champion": 1, "challenger": 1}
+    assert folder.state("m").aliases == {"champion": 1, "challenger": 1}
 
 
 @pytest.mark.parametrize("name", ["../m", "a/b", "", ".", "..", "-x", "a" * 101, "x..y", "né"])
@@ -98,9 +164,9 @@ def test_path_tricks_in_names_are_refused(registry: Registry, name: str) -> None
 
 @pytest.mark.parametrize("file", [SKOPS, SCHEMA, EXAMPLE, MANIFEST])
 @pytest.mark.parametrize("damage", ["changed", "truncated", "missing", "link"])
-def test_a_damaged_bundle_is_refused(registry: Registry, tmp_path: Path, file: str, damage: str) -> None:
+def test_a_damaged_bundle_is_refused(folder: Registry, tmp_path: Path, file: str, damage: str) -> None:
     """A changed byte, a truncated or missing file and a symbolic link are refused with a clear error."""
-    registry.publish("m", FILES)
+    folder.publish("m", FILES)
     path = tmp_path / "m/1" / file
     data = path.read_bytes()
     path.unlink()
@@ -115,10 +181,10 @@ def test_a_damaged_bundle_is_refused(registry: Registry, tmp_path: Path, file: s
 
     if (file, damage) == (MANIFEST, "truncated"):
         # The last byte is a line feed: the document is the same, but its hash is not.
-        assert registry.load("m", 1).sha256 != ""
+        assert folder.load("m", 1).sha256 != ""
         return
     with pytest.raises(ZaphodError) as caught:
-        registry.load("m", 1)
+        folder.load("m", 1)
 
     assert isinstance(caught.value, ModelLoadError | ModelNotFoundError)
 
