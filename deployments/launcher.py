@@ -26,8 +26,6 @@ from zaphod import machine
 from zaphod.errors import ConfigError, EnvironmentNotReadyError
 from zaphod.settings import load_ray_env
 
-_RAY_HOST = "127.0.0.2"
-"""Loopback. Ray replaces 127.0.0.1 by the machine's outer address, on which nothing of ours listens."""
 _READY_TIMEOUT_S = 120.0
 _POLL_S = 0.1
 
@@ -132,7 +130,7 @@ class Launcher:
         began = time.monotonic()
         with self._console.status("starting Ray"):
             self._start_ray()
-        self._console.print(f"Ray is up at {_RAY_HOST}:{self._ray_port} ({time.monotonic() - began:.1f} s)")
+        self._console.print(f"Ray is up at {machine.RAY_HOST}:{self._ray_port} ({time.monotonic() - began:.1f} s)")
         serve = self._start_serve()
         self._write_run_file()
         with self._console.status("deploying the models"):
@@ -145,7 +143,7 @@ class Launcher:
 
     def _start_ray(self) -> None:
         command = [
-            _script("ray"), "start", "--head", f"--node-ip-address={_RAY_HOST}", f"--port={self._ray_port}",
+            _script("ray"), "start", "--head", f"--node-ip-address={machine.RAY_HOST}", f"--port={self._ray_port}",
             "--include-dashboard=true", f"--dashboard-port={self._launch.dashboard_port}",
             f"--ray-client-server-port={machine.free_port()}", "--disable-usage-stats",
         ]  # fmt: skip
@@ -156,9 +154,10 @@ class Launcher:
             raise EnvironmentNotReadyError(f"Cannot start Ray: {_last_line(done.stderr or done.stdout)}")
 
     def _start_serve(self) -> subprocess.Popen[bytes]:
+        address = f"{machine.RAY_HOST}:{self._ray_port}"
         with self._launch.log_path.open("wb") as log:
             return subprocess.Popen(  # noqa: S603  # as above
-                [_script("serve"), "run", "--address", f"{_RAY_HOST}:{self._ray_port}", str(self._launch.config)],
+                [_script("serve"), "run", "--address", address, str(self._launch.config)],
                 env=self._environ, cwd=self._launch.home, stdout=log, stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
@@ -166,7 +165,7 @@ class Launcher:
     def _write_run_file(self) -> None:
         server = machine.RunningServer(
             pid=os.getpid(),
-            ray_address=f"{_RAY_HOST}:{self._ray_port}",
+            ray_address=f"{machine.RAY_HOST}:{self._ray_port}",
             dashboard=f"http://127.0.0.1:{self._launch.dashboard_port}",
             http=self._endpoint.url,
         )

@@ -20,6 +20,9 @@ from zaphod.errors import EnvironmentNotReadyError
 MARK = "ZAPHOD_CLUSTER"
 RUN_FILE = "serve.json"
 
+RAY_HOST = "127.0.0.2"
+"""Loopback. Ray replaces 127.0.0.1 by the machine's outer address, on which nothing of ours listens."""
+
 
 class RunningServer(msgspec.Struct, frozen=True, kw_only=True):
     """var/run/serve.json: what `make serve` started, for the other arms to find."""
@@ -37,6 +40,12 @@ def read_run_file(run_dir: Path) -> RunningServer | None:
     except (OSError, msgspec.MsgspecError):
         return None
     return server if psutil.pid_exists(server.pid) else None
+
+
+def cluster_address(run_dir: Path) -> str | None:
+    """The Ray to join: `RAY_ADDRESS` (set in every submitted job), else the server of this home; None when alone."""
+    server = read_run_file(run_dir)
+    return os.environ.get("RAY_ADDRESS") or (server.ray_address if server else None)
 
 
 def marked_processes(run_dir: Path) -> list[psutil.Process]:
