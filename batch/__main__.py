@@ -1,0 +1,127 @@
+"""Scores a table with a packaged model: `python -m batch --config configs/batch.yaml`."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import typing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from batch.files import from_home
+from batch.settings import BatchSettings
+from zaphod.errors import ZaphodError
+from zaphod.settings import load_settings
+
+if typing.TYPE_CHECKING:
+    from batch.job import Outcome
+    from batch.preflight import Preflight
+
+
+def run(*, config: Path, dry_run: bool, flags: dict[str, object]) -> int:
+    """The exit code: 0 published, 1 an error, 2 too many rows rejected."""
+    console = Console()
+    # Half a second of imports that `--help` and a wrong setting need not wait for.
+    from batch.job import Job, RejectLimitError
+
+    try:
+        home = Path(os.environ.get("ZAPHOD_HOME") or Path.cwd())
+        settings = load_settings(BatchSettings, path=config, flags=flags, environ=os.environ)
+        settings = settings.model_copy(
+            update={name: from_home(getattr(settings, name), home) for name in ("input", "output", "registry")}
+        )
+        job = Job(settings, run_dir=home / "var" / "run", console=console)
+        ready = job.check()
+        show_plan(console, ready, settings)
+        if not dry_run:
+            show_outcome(console, job.run(ready))
+    except RejectLimitError as error:
+        _complain(error.message)
+        return 2
+    except ZaphodError as error:
+        _complain(error.message)
+        return 1
+    return 0
+
+
+def show_plan(console: Console, ready: Preflight, settings: BatchSettings) -> None:
+    """Two lines: what will be scored, and how long that may take."""
+    plan, work = ready.plan, ready.work
+    console.print(
+        f"{plan.num_rows:,} rows in {len(plan.files):,} files ({plan.size_bytes / 1e6:,.1f} MB, {len(plan.units):,} "
+        f"units) with {work.model}@{work.version} (engine {ready.engine}, bundle {work.bundle_sha256[:12]})",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if ready.estimate is not None:
+        from batch.preflight import num_cores
+        from batch.progress import duration
+
+        num_tasks = settings.max_tasks or num_cores()
+        seconds = ready.estimate.seconds(num_rows=plan.num_rows, num_tasks=num_tasks)
+        size = plan.num_rows * ready.estimate.bytes_per_row / 1e6
+        free = f" of {ready.free_bytes / 1e9:,.0f} GB free" if ready.free_bytes is not None else ""
+        console.print(
+            f"a sample scored at {ready.estimate.rows_per_s:,.0f} rows/s: about {duration(seconds)} on {num_tasks} "
+            f"cores, and at most {size:,.1f} MB{free}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def show_outcome(console: Console, outcome: Outcome) -> None:
+    """Where the predictions are, and the counts."""
+    manifest = outcome.manifest
+    if outcome.unchanged:
+        console.print("finished before: nothing has changed, nothing was done")
+    console.print(
+        f"rows in {manifest.rows_in:,}  out {manifest.rows_out:,}  rejected {manifest.rows_rejected:,}  "
+        f"at {manifest.timing.rows_per_s:,.0f} rows/s",
+        highlight=False,
+    )
+    console.print(f"predictions  {outcome.predictions}", highlight=False, soft_wrap=True)
+    if manifest.rows_rejected or manifest.corrupt_files:
+        console.print(f"rejects      {outcome.rejects}", highlight=False, soft_wrap=True)
+        for problem in manifest.rejected:
+            where = f" - at `{problem.field}`" if problem.field else ""
+            console.print(f"  {problem.rows:,} rows: {problem.reason}{where}", highlight=False, markup=False)
+
+
+def _command() -> Any:  # what typer inspects
+    """A command with a flag for every setting."""
+
+    def command(**values: Any) -> None:
+        config, dry_run = values.pop("config"), values.pop("dry_run")
+        flags = {
+            name: list(value) if isinstance(value, list) and value else value or None for name, value in values.items()
+        }
+        sys.exit(run(config=config, dry_run=dry_run, flags=flags))
+
+    parameters = [
+        _option("config", Path, Path("configs/batch.yaml"), help_text="the file of settings"),
+        _option("dry_run", bool, default=False, help_text="check everything and score nothing"),
+    ]
+    for name, field in BatchSettings.model_fields.items():
+        many = name == "keep"
+        parameters.append(_option(name, list[str] if many else str, None, help_text=field.description or ""))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+    command.__doc__ = __doc__
+    return command
+
+
+def _option(name: str, kind: type, default: object, *, help_text: str) -> inspect.Parameter:
+    flag = f"--{name.replace('_', '-')}"
+    annotation = Annotated[kind if default is not None else kind | None, typer.Option(flag, help=help_text)]  # type: ignore[valid-type]  # made at run time
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True).print(message, style="red", soft_wrap=True, highlight=False, markup=False)
+
+
+if __name__ == "__main__":
+    typer.run(_command())

@@ -1,0 +1,240 @@
+"""Where a run's files stand before and after it is published.
+
+    <output>/.staging/<run id>/run/         what will be published: predictions/, rejects/, manifest.json, _SUCCESS
+    <output>/.staging/<run id>/receipts/    one for each finished unit: a killed run goes on from here
+    <output>/runs/<run id>/                 a published run, complete from its first moment
+    <output>/current.json                   names the newest published run
+
+On this machine a run is published by one rename. A bucket has none: there the files are written to their final place
+and `_SUCCESS`, put last, makes the run published. In both, `current.json` is replaced after that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pyarrow.fs as pafs
+
+from batch.files import Location, locate
+from zaphod.errors import BatchError
+from zaphod.storage import Storage, open_storage
+
+SUCCESS = "_SUCCESS"
+MANIFEST = "manifest.json"
+POINTER = "current.json"
+
+
+class OutputFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A written file, its path below the run's folder."""
+
+    path: str
+    sha256: str
+    bytes: int
+    rows: int
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why rows were rejected, and how many. field: empty when a whole file was."""
+
+    field: str
+    reason: str
+    rows: int
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """A unit that is finished; or, with `error`, one that cannot be."""
+
+    unit: str
+    path: str
+    rows_in: int
+    rows_out: int
+    rows_rejected: int
+    files: tuple[OutputFile, ...]
+    problems: tuple[Problem, ...]
+    seconds: dict[str, float]
+    corrupt: bool = False
+    error: str | None = None
+
+    @classmethod
+    def failed(cls, unit: str, error: str) -> Receipt:
+        return cls(
+            unit=unit, path="", rows_in=0, rows_out=0, rows_rejected=0, files=(), problems=(), seconds={}, error=error
+        )
+
+
+class Pointer(msgspec.Struct, frozen=True, kw_only=True):
+    """current.json. Paths are below the output folder."""
+
+    run_id: str
+    predictions: str
+    rejects: str
+    manifest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """One run's folder under the output, before and after it is published."""
+
+    run_id: str
+    output: Location
+    storage: Storage
+    data: Location
+    temporary: str
+
+    @classmethod
+    def open(cls, output: str, run_id: str) -> Staging:
+        """Touches nothing. Raises: ConfigError."""
+        location = locate(output)
+        staged = f".staging/{run_id}"
+        run = f"{staged}/run" if location.is_local else f"runs/{run_id}"
+        data = Location(uri=f"{location.uri}/{run}", filesystem=location.filesystem, path=location.child(run))
+        return cls(
+            run_id=run_id,
+            output=location,
+            storage=open_storage(location.uri),
+            data=data,
+            temporary=location.child(f"{staged}/growing"),
+        )
+
+    @property
+    def published(self) -> str:
+        """The run's path below the output."""
+        return f"runs/{self.run_id}"
+
+    @property
+    def _run(self) -> str:
+        """Where the run's files are written, below the output."""
+        return f".staging/{self.run_id}/run" if self.output.is_local else self.published
+
+    def is_published(self) -> bool:
+        return self.storage.exists(f"{self.published}/{SUCCESS}")
+
+    def leave_receipt(self, receipt: Receipt) -> None:
+        """The unit's files are in place and whole before this is called."""
+        self.storage.replace(f".staging/{self.run_id}/receipts/{receipt.unit}.json", msgspec.json.encode(receipt))
+
+    def receipts(self) -> dict[str, Receipt]:
+        """Of the finished units whose files are still there with the size they had."""
+        folder = f".staging/{self.run_id}/receipts"
+        found = [
+            msgspec.json.decode(self.storage.read(f"{folder}/{name}"), type=Receipt)
+            for name in self.storage.names(folder)
+        ]
+        return {receipt.unit: receipt for receipt in found if self._is_whole(receipt)}
+
+    def note_attempt(self, unit: str) -> int:
+        """How often this job has begun the unit, this time included: a process that dies leaves no other trace."""
+        path = f".staging/{self.run_id}/attempts/{unit}"
+        attempt = int(self.storage.read(path)) + 1 if self.storage.exists(path) else 1
+        self.storage.replace(path, str(attempt).encode())
+        return attempt
+
+    def forget_attempts(self) -> None:
+        folder = f".staging/{self.run_id}/attempts"
+        if self.storage.names(folder):
+            self.output.filesystem.delete_dir(self.output.child(folder))
+
+    def data_files(self) -> list[str]:
+        """The staged predictions and rejects, below the run's folder."""
+        return [
+            f"{folder}/{name}"
+            for folder in ("predictions", "rejects")
+            for name in self.storage.names(f"{self._run}/{folder}")
+        ]
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """One driver at a time works on a run; the kernel gives the lock back when its process dies. Buckets have none.
+
+        Raises: BatchError when another holds it.
+        """
+        if not self.output.is_local:
+            yield
+            return
+        folder = Path(self.output.child(".staging"))
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{self.run_id}.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise BatchError(
+                    f"Cannot run {self.run_id}: another process works on the same run. Wait for it, or end it."
+                ) from error
+            yield
+            Path(file.name).unlink()
+
+    def drop(self, paths: Iterable[str]) -> None:
+        """Removes staged files that are not to be published."""
+        for path in paths:
+            target = self.data.child(path)
+            if self.data.filesystem.get_file_info(target).type == pafs.FileType.File:
+                self.data.filesystem.delete_file(target)
+
+    def publish(self, manifest: bytes) -> None:
+        """Raises: BatchError when a run of the same id appeared meanwhile."""
+        self.storage.replace(f"{self._run}/{MANIFEST}", manifest)
+        self.storage.replace(f"{self._run}/{SUCCESS}", b"")
+        if not self.output.is_local:
+            return
+        target = Path(self.output.child(self.published))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Path(self.data.path).rename(target)
+        except OSError as error:
+            raise BatchError(
+                f"Cannot publish {self.run_id}: {error.strerror}. Another job may have published it; look at {target}."
+            ) from error
+        _sync_folder(target.parent)
+
+    def manifest(self) -> bytes:
+        return self.storage.read(f"{self.published}/{MANIFEST}")
+
+    def is_current(self) -> bool:
+        try:
+            pointer = msgspec.json.decode(self.storage.read(POINTER), type=Pointer)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return False
+        return pointer.run_id == self.run_id
+
+    def make_current(self) -> None:
+        """Readers that follow current.json see this run from here on."""
+        pointer = Pointer(
+            run_id=self.run_id,
+            predictions=f"{self.published}/predictions",
+            rejects=f"{self.published}/rejects",
+            manifest=f"{self.published}/{MANIFEST}",
+        )
+        self.storage.replace(POINTER, msgspec.json.format(msgspec.json.encode(pointer), indent=2) + b"\n")
+
+    def clean(self) -> None:
+        """Removes what is left in staging of this run."""
+        staged = self.output.child(f".staging/{self.run_id}")
+        if self.output.is_local:
+            shutil.rmtree(staged, ignore_errors=True)
+        elif self.storage.names(f".staging/{self.run_id}"):
+            self.output.filesystem.delete_dir(staged)
+
+    def _is_whole(self, receipt: Receipt) -> bool:
+        infos = self.data.filesystem.get_file_info([self.data.child(file.path) for file in receipt.files])
+        return [info.size for info in infos] == [file.bytes for file in receipt.files]
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def now() -> str:
+    """ISO 8601 in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

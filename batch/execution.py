@@ -1,0 +1,66 @@
+"""Units to receipts through Ray Data. The table itself never crosses Ray: each task reads and writes files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import msgspec
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import TaskPoolStrategy
+
+from batch.cluster import Cluster
+from batch.commit import Receipt
+from batch.plan import Unit
+from batch.score import Work, score_unit
+from batch.settings import BatchSettings
+from zaphod.errors import BatchError
+
+# Ray Data spends about 30 ms on a task; beyond this many blocks, small units share one.
+_MAX_BLOCKS = 2_000
+
+
+def execute(units: Sequence[Unit], work: Work, *, settings: BatchSettings, cluster: Cluster) -> Iterator[Receipt]:
+    """Receipts as the units finish, in any order. Closing the iterator stops the run.
+
+    Raises: BatchError when a task fails in a way that its receipt cannot tell.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = settings.stall_timeout_s
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    items = [{"unit": msgspec.json.encode(unit)} for unit in units]
+    num_tasks = settings.max_tasks or max(1, int(cluster.num_cpus))
+    dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS)).map_batches(
+        score_block,  # type: ignore[arg-type]  # Ray Data allows every batch format, this takes one of them
+        batch_size=None,
+        batch_format="pyarrow",
+        fn_kwargs={"work": msgspec.json.encode(work)},
+        num_cpus=settings.cpus_per_task,
+        compute=TaskPoolStrategy(size=num_tasks),
+    )
+    batches = cast(
+        "Iterator[pa.Table]", iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+    )
+    try:
+        for table in batches:
+            for data in table.column("receipt"):
+                yield msgspec.json.decode(data.as_py(), type=Receipt)
+    except ray.exceptions.RayError as error:
+        raise BatchError(f"Cannot go on: a task failed ({_last_line(error)}). Nothing was published.") from error
+
+
+def score_block(table: pa.Table, *, work: bytes) -> pa.Table:
+    """One unit to a block, or a few small ones."""
+    decoded = msgspec.json.decode(work, type=Work)
+    units = [msgspec.json.decode(data.as_py(), type=Unit) for data in table.column("unit")]
+    receipts = [msgspec.json.encode(score_unit(unit, decoded)) for unit in units]
+    return pa.table({"receipt": pa.array(receipts, pa.binary())})
+
+
+def _last_line(error: Exception) -> str:
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

@@ -1,0 +1,204 @@
+"""The driver: checks, plans, runs what is not done yet, and publishes."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from batch import progress
+from batch.commit import Receipt, Staging, now
+from batch.manifest import Manifest, Timing, make_manifest, task_seconds
+from batch.preflight import Preflight, preflight
+from batch.progress import Counts
+from batch.score import reject_whole
+from batch.settings import BatchSettings
+from zaphod.errors import BatchError
+
+
+class RejectLimitError(Exception):
+    """More rows were rejected than the settings allow: exit code 2. Never leaves this arm."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A published run. unchanged: it was published before, nothing was done."""
+
+    manifest: Manifest
+    predictions: str
+    rejects: str
+    unchanged: bool
+
+
+@dataclass
+class Clock:
+    """Wall seconds by phase of the driver."""
+
+    started: str = field(default_factory=now)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - began, 3)
+
+
+class Job:
+    """One run of the driver.
+
+    run_dir: where a running server of this home would say so. on_step: told the name of each step as it begins
+    (`staging`, `scored`, `publishing`, `renamed`, `published`) and `unit` after each receipt.
+    """
+
+    def __init__(
+        self,
+        settings: BatchSettings,
+        *,
+        run_dir: Path,
+        console: Console,
+        on_step: Callable[[str], None] = lambda step: None,
+    ) -> None:
+        self._settings = settings
+        self._run_dir = run_dir
+        self._console = console
+        self._on_step = on_step
+        self._clock = Clock()
+
+    def check(self) -> Preflight:
+        """Everything before Ray. Raises: ZaphodError."""
+        with self._clock.phase("preflight"):
+            return preflight(self._settings)
+
+    def run(self, ready: Preflight) -> Outcome:
+        """Raises: ZaphodError; RejectLimitError. Nothing is published then, and finished units stay finished."""
+        staging = Staging.open(self._settings.output, ready.plan.run_id)
+        if staging.is_published():
+            return self._finish_published(staging)
+        with staging.lock():
+            if staging.is_published():
+                return self._finish_published(staging)
+            self._on_step("staging")
+            staging.forget_attempts()
+            receipts = staging.receipts()
+            resumed = len(receipts)
+            self._score(ready, receipts)
+            self._on_step("scored")
+            self._settle(ready, receipts, staging)
+            manifest = self._sum_up(ready, receipts, resumed=resumed)
+            self._publish(manifest, staging)
+        staging.clean()
+        return self._outcome(manifest, staging, unchanged=False)
+
+    def _score(self, ready: Preflight, receipts: dict[str, Receipt]) -> None:
+        """Adds the receipts of the units that have none."""
+        missing = [unit for unit in ready.plan.units if unit.id not in receipts]
+        if not missing:
+            return
+        counts = Counts(total=ready.plan.num_rows)
+        for receipt in receipts.values():
+            counts = counts.plus(done=receipt.rows_in, rejected=receipt.rows_rejected)
+        if receipts:
+            self._console.print(f"going on: {len(receipts)} of {len(ready.plan.units)} units are finished already")
+        from batch.cluster import connect
+        from batch.execution import execute
+
+        with contextlib.ExitStack() as stack:
+            with self._clock.phase("start"):
+                cluster = stack.enter_context(connect(run_dir=self._run_dir, ray_env=self._settings.ray_env))
+            stack.enter_context(self._clock.phase("score"))
+            display = stack.enter_context(
+                progress.display(self._console, counts, interval_s=self._settings.progress_interval_s)
+            )
+            for receipt in execute(missing, ready.work, settings=self._settings, cluster=cluster):
+                if receipt.error is not None:
+                    raise BatchError(receipt.error)
+                receipts[receipt.unit] = receipt
+                counts = counts.plus(done=receipt.rows_in, rejected=receipt.rows_rejected)
+                display.update(counts)
+                self._on_step("unit")
+                check_limits(counts, self._settings)
+        if len(receipts) != len(ready.plan.units):
+            raise BatchError(
+                f"Cannot publish: {len(ready.plan.units) - len(receipts)} units left no receipt. Run the job again."
+            )
+
+    def _settle(self, ready: Preflight, receipts: dict[str, Receipt], staging: Staging) -> None:
+        """A file is rejected whole: with one unit of it unreadable, its other units are taken back."""
+        corrupt = {receipt.path: receipt for receipt in receipts.values() if receipt.corrupt}
+        for unit in ready.plan.units:
+            receipt = receipts[unit.id]
+            if unit.path in corrupt and not receipt.corrupt:
+                whole = reject_whole(unit, ready.work, corrupt[unit.path].problems[0].reason)
+                staging.leave_receipt(whole)
+                receipts[unit.id] = whole
+        kept = {file.path for receipt in receipts.values() for file in receipt.files}
+        staging.drop(path for path in staging.data_files() if path not in kept)
+        done = sum(receipt.rows_in for receipt in receipts.values())
+        rejected = sum(receipt.rows_rejected for receipt in receipts.values())
+        check_limits(Counts(total=done, done=done, rejected=rejected), self._settings)
+
+    def _sum_up(self, ready: Preflight, receipts: dict[str, Receipt], *, resumed: int) -> Manifest:
+        seconds = self._clock.seconds.get("score", 0.0)
+        mine = list(receipts.values())[resumed:]
+        timing = Timing(
+            started=self._clock.started,
+            finished=now(),
+            seconds=self._clock.seconds,
+            task_seconds=task_seconds(receipts.values()),
+            rows_per_s=round(sum(receipt.rows_in for receipt in mine) / seconds) if seconds else 0.0,
+            resumed_units=resumed,
+        )
+        manifest = make_manifest(ready, self._settings, receipts.values(), timing=timing)
+        if manifest.rows_in != manifest.rows_out + manifest.rows_rejected or manifest.rows_in != ready.plan.num_rows:
+            raise BatchError(
+                f"Cannot publish: {ready.plan.num_rows} rows were planned, {manifest.rows_in} read, "
+                f"{manifest.rows_out} scored and {manifest.rows_rejected} rejected. Run the job again."
+            )
+        return manifest
+
+    def _publish(self, manifest: Manifest, staging: Staging) -> None:
+        self._on_step("publishing")
+        staging.publish(manifest.to_json())
+        self._on_step("renamed")
+        if self._settings.sample is None:
+            staging.make_current()
+        self._on_step("published")
+
+    def _finish_published(self, staging: Staging) -> Outcome:
+        """A job that was killed between publishing and pointing is finished here."""
+        if self._settings.sample is None and not staging.is_current():
+            staging.make_current()
+        staging.clean()
+        manifest = msgspec.json.decode(staging.manifest(), type=Manifest)
+        return self._outcome(manifest, staging, unchanged=True)
+
+    def _outcome(self, manifest: Manifest, staging: Staging, *, unchanged: bool) -> Outcome:
+        run = f"{staging.output.uri}/{staging.published}"
+        return Outcome(
+            manifest=manifest, predictions=f"{run}/predictions", rejects=f"{run}/rejects", unchanged=unchanged
+        )
+
+
+def check_limits(counts: Counts, settings: BatchSettings) -> None:
+    """The share is of all rows of the job, so that a bad first file does not end a job that is good in all.
+
+    Raises: RejectLimitError.
+    """
+    limits = {"max_rejected": settings.max_rejected, "max_rejected_share": settings.max_rejected_share * counts.total}
+    for name, limit in limits.items():
+        if limit is not None and counts.rejected > limit:
+            raise RejectLimitError(
+                f"Cannot publish: {counts.rejected:,} of {counts.done:,} rows were rejected, more than the "
+                f"{int(limit):,} that {name} allows. Correct the input, or raise the limit; "
+                "finished units are not done again."
+            )

@@ -1,0 +1,111 @@
+"""manifest.json: what a published run is made of."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections import Counter
+from collections.abc import Collection
+
+import msgspec
+
+from batch.commit import OutputFile, Problem, Receipt
+from batch.preflight import Preflight
+from batch.settings import BatchSettings
+
+_LIBRARIES = ("zaphod", "ray", "pyarrow", "numpy", "scikit-learn", "onnxruntime")
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True):
+    """An input file as it was planned. num_rows: 0 where the file could not be read."""
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+    num_rows: int
+
+
+class ModelUsed(msgspec.Struct, frozen=True, kw_only=True):
+    """The version that scored every row."""
+
+    name: str
+    version: int
+    bundle_sha256: str
+    engine: str
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the job that published; a resumed run took longer in all.
+
+    seconds: wall time by phase of the driver. task_seconds: summed over the tasks of every attempt that finished.
+    rows_per_s: rows of this job over its wall time of scoring. resumed_units: finished by earlier, killed jobs.
+    """
+
+    started: str
+    finished: str
+    seconds: dict[str, float]
+    task_seconds: dict[str, float]
+    rows_per_s: float
+    resumed_units: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """All but `timing` is the same whenever and however often the run is done."""
+
+    run_id: str
+    model: ModelUsed
+    settings: dict[str, object]
+    rows_in: int
+    rows_out: int
+    rows_rejected: int
+    rejected: tuple[Problem, ...]
+    corrupt_files: tuple[str, ...]
+    inputs: tuple[Input, ...]
+    files: tuple[OutputFile, ...]
+    libraries: dict[str, str]
+    timing: Timing
+
+    def to_json(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+def make_manifest(
+    ready: Preflight, settings: BatchSettings, receipts: Collection[Receipt], *, timing: Timing
+) -> Manifest:
+    """Sums the receipts up, in the order of their units."""
+    ordered = sorted(receipts, key=lambda receipt: receipt.unit)
+    problems: Counter[tuple[str, str]] = Counter()
+    for receipt in ordered:
+        for problem in receipt.problems:
+            problems[problem.field, problem.reason] += problem.rows
+    return Manifest(
+        run_id=ready.plan.run_id,
+        model=ModelUsed(
+            name=ready.work.model,
+            version=ready.work.version,
+            bundle_sha256=ready.work.bundle_sha256,
+            engine=ready.engine,
+        ),
+        settings=settings.model_dump(mode="json"),
+        rows_in=sum(receipt.rows_in for receipt in ordered),
+        rows_out=sum(receipt.rows_out for receipt in ordered),
+        rows_rejected=sum(receipt.rows_rejected for receipt in ordered),
+        rejected=tuple(Problem(field=name, reason=reason, rows=n) for (name, reason), n in sorted(problems.items())),
+        corrupt_files=tuple(sorted({receipt.path for receipt in ordered if receipt.corrupt})),
+        inputs=tuple(
+            Input(path=file.path, size_bytes=file.size_bytes, mtime_ns=file.mtime_ns, num_rows=file.num_rows)
+            for file in ready.plan.files
+        ),
+        files=tuple(file for receipt in ordered for file in receipt.files),
+        libraries={"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        timing=timing,
+    )
+
+
+def task_seconds(receipts: Collection[Receipt]) -> dict[str, float]:
+    """By phase, over all units."""
+    total: Counter[str] = Counter()
+    for receipt in receipts:
+        total.update(receipt.seconds)
+    return {phase: round(seconds, 3) for phase, seconds in sorted(total.items())}

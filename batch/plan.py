@@ -1,0 +1,141 @@
+"""Which files there are and how they are cut into units: values in, a plan out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from batch.settings import BatchSettings
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+_MAX_STEM_CHARS = 60
+
+# Part of every run's id: raise it when the same inputs and settings would give other bytes.
+_LAYOUT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file of the input. path: below the input folder, `/` between parts. chunk_rows: rows of each row group.
+
+    problem: why the file cannot be read, if so; it has no chunks then.
+    """
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+    chunk_rows: tuple[int, ...]
+    problem: str | None = None
+
+    @property
+    def num_rows(self) -> int:
+        return sum(self.chunk_rows)
+
+
+class Unit(msgspec.Struct, frozen=True, kw_only=True):
+    """What is scored, retried and skipped as a whole: some consecutive row groups of a file.
+
+    first_row: position in the file of the unit's first row. num_rows: how many of its rows to score.
+    """
+
+    id: str
+    path: str
+    size_bytes: int
+    mtime_ns: int
+    first_chunk: int
+    num_chunks: int
+    first_row: int
+    num_rows: int
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole job before it runs."""
+
+    run_id: str
+    files: tuple[InputFile, ...]
+    units: tuple[Unit, ...]
+
+    @property
+    def num_rows(self) -> int:
+        return sum(unit.num_rows for unit in self.units)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+
+def make_plan(files: Sequence[InputFile], settings: BatchSettings, *, model: str, bundle_sha256: str) -> Plan:
+    """The same files, model and settings give the same plan with the same run id, on any machine."""
+    ordered = tuple(sorted(files, key=lambda file: file.path))
+    units = tuple(unit for file in ordered for unit in cut(file, unit_rows=settings.unit_rows))
+    if settings.sample is not None:
+        units = tuple(head(units, num_rows=settings.sample))
+    return Plan(run_id=run_id(ordered, settings, model=model, bundle_sha256=bundle_sha256), files=ordered, units=units)
+
+
+def run_id(files: Sequence[InputFile], settings: BatchSettings, *, model: str, bundle_sha256: str) -> str:
+    """`<model>-v<version>-<hash>`; the hash covers all that decides what the result is.
+
+    Limits, places and numbers of tasks are left out: they do not change a byte.
+    """
+    decisive = {
+        "layout": _LAYOUT,
+        "bundle": bundle_sha256,
+        "files": [[file.path, file.size_bytes, file.mtime_ns] for file in files],
+        "keep": settings.keep,
+        "on_corrupt": settings.on_corrupt,
+        "sample": settings.sample,
+        "unit_rows": settings.unit_rows,
+        "batch_rows": settings.batch_rows,
+    }
+    digest = hashlib.blake2b(msgspec.json.encode(decisive), digest_size=8).hexdigest()
+    return f"{model.replace('@', '-v')}-{digest}"
+
+
+def cut(file: InputFile, *, unit_rows: int) -> Iterator[Unit]:
+    """Consecutive row groups together up to the limit; a larger row group stays whole."""
+    name = _unit_name(file.path)
+
+    def unit(first_chunk: int, end_chunk: int, first_row: int) -> Unit:
+        return Unit(
+            id=f"{name}-{first_chunk:05d}",
+            path=file.path,
+            size_bytes=file.size_bytes,
+            mtime_ns=file.mtime_ns,
+            first_chunk=first_chunk,
+            num_chunks=end_chunk - first_chunk,
+            first_row=first_row,
+            num_rows=sum(file.chunk_rows[first_chunk:end_chunk]),
+            problem=file.problem,
+        )
+
+    first_chunk = first_row = rows = 0
+    for chunk, chunk_rows in enumerate(file.chunk_rows):
+        if rows and rows + chunk_rows > unit_rows:
+            yield unit(first_chunk, chunk, first_row)
+            first_chunk, first_row, rows = chunk, first_row + rows, 0
+        rows += chunk_rows
+    if rows or file.problem is not None:
+        yield unit(first_chunk, len(file.chunk_rows), first_row)
+
+
+def head(units: Sequence[Unit], *, num_rows: int) -> Iterator[Unit]:
+    """The first units, the last of them shortened, with this many rows in all."""
+    left = num_rows
+    for unit in units:
+        if left <= 0:
+            return
+        yield msgspec.structs.replace(unit, num_rows=min(unit.num_rows, left))
+        left -= unit.num_rows
+
+
+def _unit_name(path: str) -> str:
+    """Readable, and different for different paths: files of the same name may stand in several folders."""
+    stem = _UNSAFE.sub("-", path.rsplit("/", 1)[-1].split(".", 1)[0])[:_MAX_STEM_CHARS].strip("-_")
+    return f"{stem or 'part'}-{hashlib.blake2b(path.encode(), digest_size=4).hexdigest()}"

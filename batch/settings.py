@@ -1,0 +1,80 @@
+"""What configs/batch.yaml may say."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+
+import pydantic
+
+from zaphod.settings import Settings
+
+
+class OnCorrupt(enum.StrEnum):
+    """What happens to a file that cannot be read."""
+
+    FAIL = "fail"
+    REJECT = "reject"
+
+
+class BatchSettings(Settings):
+    """One batch job. Relative paths start at ZAPHOD_HOME where it is set, else at the working folder."""
+
+    model: str
+    """The model's reference: `name`, `name@alias` or `name@7`. Resolved once, when the job starts."""
+
+    registry: str = "var/registry"
+    """The registry: a folder or a bucket's address. Every node must see it."""
+
+    input: str
+    """What to score: a folder, which is read with its subfolders, or one file."""
+
+    output: str
+    """The folder that holds the runs; `current.json` in it names the newest."""
+
+    keep: tuple[str, ...] = ()
+    """Input columns to carry into the predictions and the rejects: identifiers, times."""
+
+    max_rejected: pydantic.NonNegativeInt | None = None
+    """More rejected rows than this fail the job: nothing is published, exit code 2."""
+
+    max_rejected_share: float = pydantic.Field(default=0.01, ge=0.0, le=1.0)
+    """A larger share of rejected rows than this fails the job likewise. 1 lets all pass."""
+
+    on_corrupt: OnCorrupt = OnCorrupt.FAIL
+    """A file that cannot be read fails the job, or is rejected whole."""
+
+    sample: pydantic.PositiveInt | None = None
+    """Score this many rows only. The run is published beside the others; `current.json` does not name it."""
+
+    unit_rows: pydantic.PositiveInt = 500_000
+    """Rows in a unit at most, where the file's row groups allow it: a larger file becomes several units."""
+
+    batch_rows: pydantic.PositiveInt = 32_768
+    """Rows in memory at once in each task."""
+
+    cpus_per_task: float = pydantic.Field(default=0.5, gt=0.0)
+    """What a task reserves of Ray's CPUs. Half of one leaves room beside a server's replicas."""
+
+    max_tasks: pydantic.PositiveInt | None = None
+    """Tasks at the same time at most; the cluster's number of CPUs when not set."""
+
+    retries: pydantic.NonNegativeInt = 3
+    """How often a unit is done again after its process or node died."""
+
+    stall_timeout_s: pydantic.PositiveInt = 900
+    """The job fails when no unit has finished for so long."""
+
+    progress_interval_s: pydantic.PositiveFloat = 5.0
+    """Seconds between two lines of progress where the output is no terminal."""
+
+    ray_env: Path = Path("configs/ray.env")
+    """Ray's environment, for a job that starts its own Ray."""
+
+    @pydantic.field_validator("keep")
+    @classmethod
+    def _check_keep(cls, keep: tuple[str, ...]) -> tuple[str, ...]:
+        doubles = sorted({name for name in keep if keep.count(name) > 1})
+        if doubles:
+            raise ValueError(f"Expected column names that differ, got {doubles} twice")
+        return keep
