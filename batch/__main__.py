@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import sys
@@ -18,7 +19,7 @@ from zaphod.errors import ZaphodError
 from zaphod.settings import load_settings
 
 if typing.TYPE_CHECKING:
-    from batch.job import Outcome
+    from batch.job import Execute, Outcome
     from batch.preflight import Preflight
 
 
@@ -28,13 +29,13 @@ def run(*, config: Path, dry_run: bool, flags: dict[str, object]) -> int:
     # Half a second of imports that `--help` and a wrong setting need not wait for.
     from batch.job import Job, RejectLimitError
 
+    home = Path(os.environ.get("ZAPHOD_HOME") or Path.cwd())
     try:
-        home = Path(os.environ.get("ZAPHOD_HOME") or Path.cwd())
         settings = load_settings(BatchSettings, path=config, flags=flags, environ=os.environ)
         settings = settings.model_copy(
             update={name: from_home(getattr(settings, name), home) for name in ("input", "output", "registry")}
         )
-        job = Job(settings, run_dir=home / "var" / "run", console=console)
+        job = Job(settings, open_executor=lambda: _on_ray(settings, home / "var" / "run"), console=console)
         ready = job.check()
         show_plan(console, ready, settings)
         if not dry_run:
@@ -46,6 +47,13 @@ def run(*, config: Path, dry_run: bool, flags: dict[str, object]) -> int:
         _complain(error.message)
         return 1
     return 0
+
+
+def _on_ray(settings: BatchSettings, run_dir: Path) -> contextlib.AbstractContextManager[Execute]:
+    # Ray takes a second to import; a job that has nothing left to do, or is refused, does not need it.
+    from batch.execution import ray_executor
+
+    return ray_executor(settings, run_dir=run_dir)
 
 
 def show_plan(console: Console, ready: Preflight, settings: BatchSettings) -> None:

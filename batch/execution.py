@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import cast
 
 import msgspec
@@ -12,8 +15,9 @@ import ray
 import ray.data
 from ray.data import TaskPoolStrategy
 
-from batch.cluster import Cluster
+from batch.cluster import Cluster, connect
 from batch.commit import Receipt
+from batch.job import Execute
 from batch.plan import Unit
 from batch.score import Work, score_unit
 from batch.settings import BatchSettings
@@ -23,11 +27,15 @@ from zaphod.errors import BatchError
 _MAX_BLOCKS = 2_000
 
 
-def execute(units: Sequence[Unit], work: Work, *, settings: BatchSettings, cluster: Cluster) -> Iterator[Receipt]:
-    """Receipts as the units finish, in any order. Closing the iterator stops the run.
+@contextlib.contextmanager
+def ray_executor(settings: BatchSettings, *, run_dir: Path) -> Iterator[Execute]:
+    """On the Ray that runs for this home, or on one started for the job. Raises: EnvironmentNotReadyError."""
+    with connect(run_dir=run_dir, ray_env=settings.ray_env) as cluster:
+        yield functools.partial(_execute, settings=settings, cluster=cluster)
 
-    Raises: BatchError when a task fails in a way that its receipt cannot tell.
-    """
+
+def _execute(units: Sequence[Unit], work: Work, *, settings: BatchSettings, cluster: Cluster) -> Iterator[Receipt]:
+    """Raises: BatchError when a task fails in a way that its receipt cannot tell."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

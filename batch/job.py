@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 from rich.console import Console
@@ -14,11 +14,15 @@ from rich.console import Console
 from batch import progress
 from batch.commit import Receipt, Staging, now
 from batch.manifest import Manifest, Timing, make_manifest, task_seconds
+from batch.plan import Unit
 from batch.preflight import Preflight, preflight
 from batch.progress import Counts
-from batch.score import reject_whole
+from batch.score import Work, reject_whole
 from batch.settings import BatchSettings
 from zaphod.errors import BatchError
+
+Execute: TypeAlias = Callable[[Sequence[Unit], Work], Iterator[Receipt]]
+"""Units to receipts as they finish, in any order; closing the iterator stops the work."""
 
 
 class RejectLimitError(Exception):
@@ -56,20 +60,20 @@ class Clock:
 class Job:
     """One run of the driver.
 
-    run_dir: where a running server of this home would say so. on_step: told the name of each step as it begins
-    (`staging`, `scored`, `publishing`, `renamed`, `published`) and `unit` after each receipt.
+    open_executor: what brings units to receipts; entered only when a unit is left to do. on_step: told the name of
+    each step as it begins (`staging`, `scored`, `publishing`, `renamed`, `published`) and `unit` after each receipt.
     """
 
     def __init__(
         self,
         settings: BatchSettings,
         *,
-        run_dir: Path,
+        open_executor: Callable[[], contextlib.AbstractContextManager[Execute]],
         console: Console,
         on_step: Callable[[str], None] = lambda step: None,
     ) -> None:
         self._settings = settings
-        self._run_dir = run_dir
+        self._open_executor = open_executor
         self._console = console
         self._on_step = on_step
         self._clock = Clock()
@@ -109,17 +113,14 @@ class Job:
             counts = counts.plus(done=receipt.rows_in, rejected=receipt.rows_rejected)
         if receipts:
             self._console.print(f"going on: {len(receipts)} of {len(ready.plan.units)} units are finished already")
-        from batch.cluster import connect
-        from batch.execution import execute
-
         with contextlib.ExitStack() as stack:
             with self._clock.phase("start"):
-                cluster = stack.enter_context(connect(run_dir=self._run_dir, ray_env=self._settings.ray_env))
+                execute = stack.enter_context(self._open_executor())
             stack.enter_context(self._clock.phase("score"))
             display = stack.enter_context(
                 progress.display(self._console, counts, interval_s=self._settings.progress_interval_s)
             )
-            for receipt in execute(missing, ready.work, settings=self._settings, cluster=cluster):
+            for receipt in execute(missing, ready.work):
                 if receipt.error is not None:
                     raise BatchError(receipt.error)
                 receipts[receipt.unit] = receipt
