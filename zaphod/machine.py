@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ import psutil
 from zaphod.errors import EnvironmentNotReadyError
 
 MARK = "ZAPHOD_CLUSTER"
+_OWNER = "#"
 RUN_FILE = "serve.json"
 
 RAY_HOST = "127.0.0.2"
@@ -31,6 +32,11 @@ class RunningServer(msgspec.Struct, frozen=True, kw_only=True):
     ray_address: str
     dashboard: str
     http: str
+
+
+def home() -> Path:
+    """Where relative paths start: ZAPHOD_HOME, which a cluster's processes have, or the working directory."""
+    return Path(os.environ.get("ZAPHOD_HOME", Path.cwd()))
 
 
 def read_run_file(run_dir: Path) -> RunningServer | None:
@@ -48,15 +54,29 @@ def cluster_address(run_dir: Path) -> str | None:
     return os.environ.get("RAY_ADDRESS") or (server.ray_address if server else None)
 
 
+def owned_mark(run_dir: Path) -> str:
+    """The mark of a Ray that belongs to this very process, so that `make serve` leaves it alone while that lives."""
+    return f"{run_dir}{_OWNER}{os.getpid()}:{psutil.Process().create_time():.2f}"
+
+
 def marked_processes(run_dir: Path) -> list[psutil.Process]:
-    """Processes of this home other than this one and its ancestors, oldest first."""
-    mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid not in mine and process.environ().get(MARK) == str(run_dir):
-                found.append(process)
-    return sorted(found, key=lambda process: process.create_time())
+    """What `make serve` of this home started, other than this process and its ancestors, oldest first."""
+    return _processes(lambda mark: mark == str(run_dir))
+
+
+def end_orphans(run_dir: Path) -> list[str]:
+    """Ends every process of a Ray whose owner has died without ending it; returns their names."""
+    return _end_all(lambda mark: mark.startswith(f"{run_dir}{_OWNER}") and _owner(mark) is None)
+
+
+def end_owned(run_dir: Path) -> list[str]:
+    """Ends the owners of this home's other Rays, then what is left of them; returns the names of what was left."""
+    owners = set()
+    for process in _processes(lambda mark: mark.startswith(f"{run_dir}{_OWNER}")):
+        with contextlib.suppress(psutil.Error):
+            owners.add(_owner(process.environ()[MARK]))
+    end_processes([owner for owner in owners if owner is not None], grace_s=30.0)
+    return end_orphans(run_dir)
 
 
 def end_processes(processes: Sequence[psutil.Process], *, grace_s: float = 5.0) -> None:
@@ -72,17 +92,8 @@ def end_processes(processes: Sequence[psutil.Process], *, grace_s: float = 5.0) 
 
 
 def end_marked(run_dir: Path) -> list[str]:
-    """Ends every process of this home, also those born meanwhile; returns their names."""
-    names: list[str] = []
-    for _ in range(5):
-        processes = marked_processes(run_dir)
-        if not processes:
-            break
-        for process in processes:
-            with contextlib.suppress(psutil.Error):
-                names.append(process.name())
-        end_processes(processes)
-    return names
+    """Ends everything that `make serve` of this home started; returns the names."""
+    return _end_all(lambda mark: mark == str(run_dir))
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -116,6 +127,40 @@ def check_writable(folder: Path) -> None:
         raise EnvironmentNotReadyError(
             f"Cannot write to {folder.absolute()}: {error.strerror}. Give this user the right, or use another folder."
         ) from error
+
+
+def _processes(belongs: Callable[[str], bool]) -> list[psutil.Process]:
+    mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid not in mine and belongs(process.environ().get(MARK, "")):
+                found.append(process)
+    return sorted(found, key=lambda process: process.create_time())
+
+
+def _end_all(belongs: Callable[[str], bool]) -> list[str]:
+    """Also those born meanwhile."""
+    names: list[str] = []
+    for _ in range(5):
+        processes = _processes(belongs)
+        if not processes:
+            break
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                names.append(process.name())
+        end_processes(processes)
+    return names
+
+
+def _owner(mark: str) -> psutil.Process | None:
+    """The process that a mark names, if it lives; a later one with the same id is another."""
+    pid, _, created = mark.rpartition(_OWNER)[2].partition(":")
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(int(pid))
+        if f"{process.create_time():.2f}" == created:
+            return process
+    return None
 
 
 def _holder(port: int) -> str | None:

@@ -1,0 +1,162 @@
+"""Scores a stream: `python -m streaming --config configs/streaming.yaml` runs until SIGTERM drains it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from streaming.queues.factory import open_queue
+from streaming.settings import StreamingSettings
+from zaphod import machine
+from zaphod.errors import ConfigError, ZaphodError
+from zaphod.registry import Registry
+from zaphod.schema import Schema
+from zaphod.served import ServedModel
+from zaphod.settings import load_settings
+
+app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+
+_Config = Annotated[Path, typer.Option("--config", help="the settings")]
+_Model = Annotated[str | None, typer.Option("--model", help="reference of the model, instead of the settings'")]
+_Events = Annotated[Path, typer.Option("--events", help="Parquet file or folder, one event a row")]
+_Rate = Annotated[float | None, typer.Option("--rate", help="events a second; as fast as it goes if left out", min=0.1)]
+_Id = Annotated[str | None, typer.Option("--id-column", help="column with each event's id")]
+_Key = Annotated[str | None, typer.Option("--key-column", help="column whose equal values keep their order")]
+_CONFIG = Path("configs/streaming.yaml")
+_RAY_ENV = Path("configs/ray.env")
+
+
+@app.callback(invoke_without_command=True)
+def run(context: typer.Context, config: _Config = _CONFIG, model: _Model = None) -> None:
+    """Runs the pool until SIGTERM or Ctrl-C, then drains it."""
+    if context.invoked_subcommand is None:
+        from streaming.session import run_pool
+
+        run_pool(read_settings(config, model=model), home=Path.cwd(), ray_env=_RAY_ENV)
+
+
+@app.command()
+def demo(
+    events: _Events,
+    config: _Config = _CONFIG,
+    rate: _Rate = 1000.0,
+    seconds: Annotated[float, typer.Option(help="for how long events are sent", min=1, max=3600)] = 10.0,
+    id_column: _Id = None,
+    key_column: _Key = None,
+) -> None:
+    """Starts the pool, feeds it events and shows the outputs as they arrive."""
+    from streaming.session import Feed, run_demo
+
+    feed = Feed(
+        events=events, rate=rate or 1000.0, seconds=seconds, id_column=id_column, key_column=key_column, config=config
+    )
+    run_demo(read_settings(config), feed, home=Path.cwd(), ray_env=_RAY_ENV)
+
+
+@app.command()
+def produce(
+    config: _Config = _CONFIG,
+    events: Annotated[
+        Path | None, typer.Option(help="Parquet file or folder; JSON lines from stdin if left out")
+    ] = None,
+    rate: _Rate = None,
+    limit: Annotated[int | None, typer.Option(help="events at most", min=1)] = None,
+    id_column: _Id = None,
+    key_column: _Key = None,
+) -> None:
+    """Appends events to the stream."""
+    from streaming import producer
+
+    settings = read_settings(config)
+    queue = open_queue(settings.queue)
+    if events is None:
+        source = producer.from_lines(sys.stdin.buffer)
+    else:
+        source = producer.from_parquet(events, _schema(settings), id_column=id_column, key_column=key_column)
+    sent = producer.feed(queue, source, rate=rate, limit=limit)
+    Console(stderr=True).print(f"sent {sent} events")
+
+
+@app.command()
+def consume(
+    config: _Config = _CONFIG,
+    limit: Annotated[int | None, typer.Option(help="outputs at most", min=1)] = None,
+    start: Annotated[Literal["beginning", "now"], typer.Option("--from", help="first output")] = "beginning",
+    timeout_s: Annotated[float | None, typer.Option(help="end after so many seconds without an output")] = None,
+) -> None:
+    """Prints outputs, one line of JSON each."""
+    from streaming.reader import Reader
+
+    queue = open_queue(read_settings(config).queue)
+    reader = Reader(queue, cursors=queue.output_ends() if start == "now" else None)
+    left = limit
+    while left is None or left > 0:
+        found = reader.read(wait_s=timeout_s or 3600.0)[:left]
+        if not found and timeout_s is not None:
+            return
+        for delivered in found:
+            sys.stdout.buffer.write(delivered.output.value + b"\n")
+        sys.stdout.buffer.flush()
+        left = None if left is None else left - len(found)
+
+
+@app.command()
+def lag(config: _Config = _CONFIG) -> None:
+    """Shows what waits in each partition, and who consumes it."""
+    table = Table("partition", "next offset", "end offset", "lag", "oldest waits (s)", "owner", "epoch")
+    for position in open_queue(read_settings(config).queue).positions():
+        table.add_row(
+            str(position.partition), str(position.next_offset), str(position.end_offset), str(position.lag),
+            f"{position.oldest_s:.1f}", position.owner or "-", str(position.epoch),
+        )  # fmt: skip
+    Console().print(table)
+
+
+@app.command()
+def replay(
+    start: Annotated[int, typer.Option("--from", help="first offset to score again", min=0)],
+    partition: Annotated[int | None, typer.Option(help="one partition only", min=0)] = None,
+    config: _Config = _CONFIG,
+) -> None:
+    """Scores again from an offset on; the outputs come after those that are there."""
+    queue = open_queue(read_settings(config).queue)
+    if partition is not None and partition >= queue.num_partitions:
+        raise ConfigError(f"Expected a partition below {queue.num_partitions}, got {partition}")
+    for position in queue.positions():
+        if partition in (None, position.partition):
+            queue.replay(position.partition, offset=min(start, position.end_offset))
+    Console().print(f"scoring again from offset {start}")
+
+
+def read_settings(config: Path, *, model: str | None = None) -> StreamingSettings:
+    """The settings with absolute paths: scorers run in other processes, elsewhere. Raises: ConfigError."""
+    settings = load_settings(StreamingSettings, path=config, flags={"model": model}, environ=os.environ)
+    home = machine.home()
+    queue = settings.queue.model_copy(update={"path": str(home / settings.queue.path)})
+    registry = settings.registry if "://" in settings.registry else str(home / settings.registry)
+    return settings.model_copy(update={"queue": queue, "registry": registry})
+
+
+def _schema(settings: StreamingSettings) -> Schema:
+    served = ServedModel.open(Registry.open(settings.registry), settings.model)
+    served.close()
+    return served.snapshot().schema
+
+
+def main() -> None:
+    """A ZaphodError is one sentence on standard error and exit code 1."""
+    try:
+        app()
+    except ZaphodError as error:
+        Console(stderr=True).print(error.message, style="red", soft_wrap=True, highlight=False, markup=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

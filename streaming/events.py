@@ -1,0 +1,174 @@
+"""Events on the wire: plain JSON and CloudEvents (structured and binary), in and out.
+
+Plain JSON: the value is the row, one key a field. CloudEvents: the row is `data`. The answer has the form of the event.
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from streaming.queues.base import NO_HEADERS, Event, Output
+from zaphod.columns import Row, RowDecoder, clip
+from zaphod.errors import DecodeError, InvalidInputError
+from zaphod.outputs import PredictionRow
+from zaphod.served import Stamp
+
+CONTENT_TYPE = "content-type"
+_STRUCTURED = "application/cloudevents+json"
+_JSON = "application/json"
+# The prefix of CloudEvents attributes in headers: HTTP's and Kafka's binding.
+_BINARY_PREFIXES = ("ce_", "ce-")
+_PREDICTION_TYPE = "zaphod.prediction"
+
+
+class Form(enum.StrEnum):
+    """How an event was written."""
+
+    JSON = "json"
+    STRUCTURED = "structured"
+    BINARY = "binary"
+
+
+class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """The attributes that are read; extensions pass unread."""
+
+    specversion: str
+    id: str
+    source: str
+    type: str
+    subject: str | None = None
+    datacontenttype: str | None = None
+    data: msgspec.Raw = msgspec.Raw(b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What stood around the row, for the answer. id: the CloudEvent's own, or the event's."""
+
+    form: Form
+    id: str
+    source: str | None = None
+    subject: str | None = None
+
+
+class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer to one event; `source` is the event's own, where it had one."""
+
+    id: str
+    model: str
+    version: int
+    variant: str
+    partition: int
+    offset: int
+    prediction: PredictionRow
+    source: str | None = None
+
+
+class _PredictionCloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    specversion: str
+    id: str
+    source: str
+    type: str
+    time: str
+    datacontenttype: str
+    data: PredictionEvent
+    subject: str | None = None
+
+
+_cloud_decoder = msgspec.json.Decoder(_CloudEvent)
+_encoder = msgspec.json.Encoder()
+
+
+def decode(event: Event, decoder: RowDecoder) -> tuple[Row, Envelope]:
+    """Raises: DecodeError when it is not JSON, InvalidInputError naming field and reason."""
+    form = _form(event)
+    if form is Form.STRUCTURED:
+        cloud = _decode_cloud(event.value)
+        return decoder.decode_row(cloud.data), Envelope(form, cloud.id, cloud.source, cloud.subject)
+    if form is Form.BINARY:
+        envelope = Envelope(form, _attribute(event, "id"), _attribute(event, "source"), event.headers.get("ce_subject"))
+        return decoder.decode_row(event.value), envelope
+    return decoder.decode_row(event.value), Envelope(form, event.id)
+
+
+def encode(event: Event, envelope: Envelope, *, partition: int, stamp: Stamp, prediction: PredictionRow) -> Output:
+    """The answer, in the event's own form; its id, partition and offset name the event it answers."""
+    answer = PredictionEvent(
+        id=envelope.id,
+        model=stamp.model,
+        version=stamp.version,
+        variant=stamp.variant,
+        partition=partition,
+        offset=event.offset,
+        prediction=prediction,
+        source=envelope.source,
+    )
+    headers: Mapping[str, str] = NO_HEADERS
+    body: msgspec.Struct = answer
+    if envelope.form is not Form.JSON:
+        cloud = _PredictionCloudEvent(
+            specversion="1.0",
+            # Unique within its source, and the same again when the event is scored again.
+            id=f"{partition}-{event.offset}",
+            source=f"/zaphod/{stamp.model}",
+            type=_PREDICTION_TYPE,
+            time=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+            datacontenttype=_JSON,
+            data=answer,
+            subject=envelope.subject,
+        )
+        if envelope.form is Form.STRUCTURED:
+            body, headers = cloud, {CONTENT_TYPE: _STRUCTURED}
+        else:
+            headers = _binary_headers(cloud)
+    return Output(event.offset, event.id, event.key, _encoder.encode(body), headers, event.created)
+
+
+def _form(event: Event) -> Form:
+    if event.headers:
+        if event.headers.get(CONTENT_TYPE, "").startswith(_STRUCTURED):
+            return Form.STRUCTURED
+        if any(f"{prefix}specversion" in event.headers for prefix in _BINARY_PREFIXES):
+            return Form.BINARY
+    # Written to a queue by hand, a CloudEvent often comes without its content type.
+    return Form.STRUCTURED if b'"specversion"' in event.value else Form.JSON
+
+
+def _decode_cloud(value: bytes) -> _CloudEvent:
+    try:
+        cloud = _cloud_decoder.decode(value)
+    except msgspec.ValidationError as error:
+        raise InvalidInputError(clip(str(error))) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(clip(f"Expected a CloudEvent in JSON, got something else: {error}")) from error
+    if not cloud.specversion.startswith("1."):
+        raise InvalidInputError("Expected a CloudEvent of version 1.x, got another - at `$.specversion`")
+    if not cloud.data:
+        raise InvalidInputError("Expected `data` with the row, got none - at `$.data`")
+    return cloud
+
+
+def _attribute(event: Event, name: str) -> str:
+    for prefix in _BINARY_PREFIXES:
+        if prefix + name in event.headers:
+            return event.headers[prefix + name]
+    raise InvalidInputError(f"Expected the CloudEvents attribute `{name}` in the headers, got none - at `ce_{name}`")
+
+
+def _binary_headers(cloud: _PredictionCloudEvent) -> dict[str, str]:
+    headers = {
+        CONTENT_TYPE: _JSON,
+        "ce_specversion": cloud.specversion,
+        "ce_id": cloud.id,
+        "ce_source": cloud.source,
+        "ce_type": cloud.type,
+        "ce_time": cloud.time,
+    }
+    if cloud.subject is not None:
+        headers["ce_subject"] = cloud.subject
+    return headers

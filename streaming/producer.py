@@ -1,0 +1,84 @@
+"""Events from files, at a rate: for demos, tests, benchmarks, and to fill a stream by hand."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import pyarrow.parquet as pq
+
+from streaming.queues.base import NewEvent, Queue
+from zaphod.columns import clip
+from zaphod.errors import InvalidInputError
+from zaphod.schema import Schema
+
+_MAX_CHUNK = 500
+_ROWS_AT_ONCE = 5_000
+
+
+def from_parquet(path: Path, schema: Schema, *, id_column: str | None, key_column: str | None) -> Iterator[NewEvent]:
+    """One event a row, of a file or a folder of files in the order of their names; only the model's fields go in.
+
+    Raises: InvalidInputError when there is no file or a column is missing.
+    """
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files or not files[0].exists():
+        raise InvalidInputError(f"Expected Parquet files, got none - at {path}")
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            columns = _columns(parquet.schema_arrow.names, schema, [id_column, key_column], file)
+            for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns):
+                for row in batch.to_pylist():
+                    value = msgspec.json.encode({name: row[name] for name in schema.names if name in row})
+                    yield NewEvent(
+                        value=value,
+                        id=str(row[id_column]) if id_column else uuid.uuid4().hex,
+                        key=str(row[key_column]) if key_column else None,
+                        created=time.time(),
+                    )
+
+
+def from_lines(file: BinaryIO) -> Iterator[NewEvent]:
+    """One event a line, as it stands; the id is new, so a line sent twice is two events."""
+    for line in file:
+        stripped = line.strip()
+        if stripped:
+            yield NewEvent(value=stripped, id=uuid.uuid4().hex, created=time.time())
+
+
+def feed(queue: Queue, events: Iterable[NewEvent], *, rate: float | None, limit: int | None) -> int:
+    """Produces at `rate` events a second whatever the consumer does, as fast as it can when None; returns how many.
+
+    Each event's `created` is the moment it is due: time it spends waiting to be written counts as latency.
+    """
+    remaining = itertools.islice(events, limit)
+    began = time.time()
+    sent = 0
+    while True:
+        due = _MAX_CHUNK if rate is None else min(_MAX_CHUNK, int((time.time() - began) * rate) + 1 - sent)
+        if due <= 0:
+            time.sleep(max(0.0, began + sent / rate - time.time()) if rate else 0)
+            continue
+        chunk = list(itertools.islice(remaining, due))
+        if not chunk:
+            return sent
+        stamped = [
+            msgspec.structs.replace(event, created=time.time() if rate is None else began + (sent + i) / rate)
+            for i, event in enumerate(chunk)
+        ]
+        queue.produce(stamped)
+        sent += len(chunk)
+
+
+def _columns(present: list[str], schema: Schema, extra: list[str | None], file: Path) -> list[str]:
+    wanted = [name for name in dict.fromkeys([*schema.names, *extra]) if name is not None]
+    required = {field.name for field in schema.fields if field.required} | {name for name in extra if name}
+    missing = sorted(required - set(present))
+    if missing:
+        raise InvalidInputError(clip(f"Expected columns {missing}, got none of them - in {file}"))
+    return [name for name in wanted if name in present]

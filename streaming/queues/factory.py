@@ -1,0 +1,19 @@
+"""Opens the queue that the settings name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from streaming.queues.base import Queue
+from streaming.queues.sqlite import SqliteQueue
+from streaming.settings import QueueSettings
+
+
+def open_queue(settings: QueueSettings) -> Queue:
+    """Raises: ConfigError, QueueUnavailableError."""
+    return SqliteQueue(
+        Path(settings.path),
+        num_partitions=settings.partitions,
+        durability=settings.durability,
+        dedupe_window_s=settings.dedupe_window_s,
+    )

@@ -1,0 +1,477 @@
+"""The embedded queue: a partitioned log in SQLite files, for one machine.
+
+    stream.json           the number of partitions, for good
+    p0003.in.db           the log of partition 3: written by producers, read by its consumer
+    p0003.out.db          its lease, offset, outputs and dead letters: written by its consumer alone
+    bells/p0003, bells/out  sockets of those who wait
+
+Offset and outputs stand in one file because a transaction over several files in WAL mode is atomic only per file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from streaming.queues.base import (
+    NO_HEADERS,
+    Cause,
+    Cursor,
+    DeadLetter,
+    Delivered,
+    Event,
+    Guarantee,
+    Lease,
+    MicroBatch,
+    NewEvent,
+    Output,
+    Position,
+)
+from streaming.queues.bell import Bell, Listener
+from zaphod.errors import ConfigError, FencedError, QueueUnavailableError
+from zaphod.storage import LocalStorage
+
+Durability: TypeAlias = Literal["os", "disk"]
+
+_STREAM_FILE = "stream.json"
+# Commits survive the death of any process either way; "disk" also the loss of power, at an fsync each.
+_SYNCHRONOUS = {"os": "NORMAL", "disk": "FULL"}
+_BUSY_TIMEOUT_S = 5.0
+# Bells are not lost, but a listener may come a moment after a bell's last look into the folder.
+_LONGEST_WAIT_S = 0.25
+
+_IN_TABLES = """
+CREATE TABLE IF NOT EXISTS log (
+    "offset" INTEGER PRIMARY KEY, id TEXT NOT NULL, key TEXT, value BLOB NOT NULL, headers TEXT, created REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS ids0 (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ids1 (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS head (
+    one INTEGER PRIMARY KEY CHECK (one = 1), next INTEGER NOT NULL, ids INTEGER NOT NULL, turned REAL NOT NULL
+);
+INSERT OR IGNORE INTO head VALUES (1, 0, 0, 0);
+"""
+
+_OUT_TABLES = """
+CREATE TABLE IF NOT EXISTS outputs (
+    generation INTEGER NOT NULL, "offset" INTEGER NOT NULL, id TEXT NOT NULL, key TEXT, value BLOB NOT NULL,
+    headers TEXT, created REAL NOT NULL, committed REAL NOT NULL, PRIMARY KEY (generation, "offset")
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS dead_letters (
+    generation INTEGER NOT NULL, "offset" INTEGER NOT NULL, id TEXT NOT NULL, key TEXT, value BLOB NOT NULL,
+    headers TEXT, created REAL NOT NULL, cause TEXT NOT NULL, reason TEXT NOT NULL, attempts INTEGER NOT NULL,
+    version INTEGER NOT NULL, PRIMARY KEY (generation, "offset")
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS state (
+    one INTEGER PRIMARY KEY CHECK (one = 1), generation INTEGER NOT NULL, next INTEGER NOT NULL, epoch INTEGER NOT NULL,
+    owner TEXT, expires REAL NOT NULL, tried INTEGER NOT NULL, attempts INTEGER NOT NULL
+);
+INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, NULL, 0, -1, 0);
+"""
+
+_READ = 'SELECT "offset", id, key, value, headers, created FROM log WHERE "offset" >= ? ORDER BY "offset" LIMIT ?'
+_APPEND = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)"
+_MOVE = "UPDATE state SET next = ?, tried = -1 WHERE epoch = ? AND next = ?"
+_OUTPUT = "INSERT INTO outputs VALUES ((SELECT generation FROM state), ?, ?, ?, ?, ?, ?, ?)"
+_DEAD_LETTER = "INSERT INTO dead_letters VALUES ((SELECT generation FROM state), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ACQUIRE = """
+UPDATE state SET epoch = epoch + 1, owner = ?, expires = ? WHERE ? OR owner IS NULL OR expires < ? RETURNING epoch, next
+"""
+_RELEASE = "UPDATE state SET owner = NULL, expires = 0, tried = -1 WHERE epoch = ?"
+_RENEW = "UPDATE state SET expires = ? WHERE epoch = ?"
+_NOTE = "UPDATE state SET tried = next, attempts = ? WHERE epoch = ? AND next = ?"
+_READ_OUTPUTS = """
+SELECT generation, "offset", id, key, value, headers, created, committed FROM outputs
+WHERE (generation, "offset") > (?, ?) ORDER BY generation, "offset" LIMIT ?
+"""
+_OUTPUT_END = "SELECT generation, next - 1 FROM state"
+_READ_DEAD = """
+SELECT "offset", id, key, value, headers, created, cause, reason, attempts, version FROM dead_letters
+WHERE (generation, "offset") > (?, ?) ORDER BY generation, "offset" LIMIT ?
+"""
+
+
+class StreamFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """stream.json."""
+
+    num_partitions: int
+
+
+class SqliteQueue:
+    """A stream in a folder of this machine's disk (not of a network file system: SQLite's locks fail there)."""
+
+    guarantee = Guarantee.EXACTLY_ONCE
+    spans_nodes = False
+
+    def __init__(
+        self, folder: Path, *, num_partitions: int, durability: Durability = "os", dedupe_window_s: float = 600.0
+    ) -> None:
+        """Makes the stream when it is new. Raises: ConfigError when it exists with other partitions."""
+        self._folder = folder.absolute()
+        self._durability = durability
+        self._dedupe_window_s = dedupe_window_s
+        self.num_partitions = num_partitions
+        with _translated(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            _check_stream_file(self._folder, num_partitions)
+            self._inputs = [self._open(partition, "in", _IN_TABLES) for partition in range(num_partitions)]
+            self._outputs = [self._open(partition, "out", _OUT_TABLES) for partition in range(num_partitions)]
+        self._bells: dict[int, Bell] = {}
+        self._output_listener: Listener | None = None
+
+    def produce(self, events: Sequence[NewEvent]) -> int:
+        by_partition: dict[int, list[NewEvent]] = {}
+        for event in events:
+            by_partition.setdefault(event.partition(self.num_partitions), []).append(event)
+        appended = 0
+        for partition, mine in by_partition.items():
+            with _translated(self._folder):
+                new = self._append(self._inputs[partition], mine)
+            appended += new
+            if new:
+                self._bell(partition).ring()
+        return appended
+
+    def consumer(self, owner: str, *, lease_s: float) -> SqliteConsumer:
+        return SqliteConsumer(self._folder, owner=owner, lease_s=lease_s, durability=self._durability)
+
+    def positions(self) -> list[Position]:
+        now = time.time()
+        with _translated(self._folder):
+            return [self._position(partition, now) for partition in range(self.num_partitions)]
+
+    def read_outputs(self, cursors: Mapping[int, Cursor], *, max_outputs: int) -> list[Delivered]:
+        found: list[Delivered] = []
+        with _translated(self._folder):
+            for partition, cursor in cursors.items():
+                parameters = (cursor.generation, cursor.offset, max_outputs - len(found))
+                rows = self._outputs[partition].execute(_READ_OUTPUTS, parameters).fetchall()
+                found.extend(_delivered(partition, row) for row in rows)
+        return found
+
+    def output_ends(self) -> dict[int, Cursor]:
+        with _translated(self._folder):
+            rows = [connection.execute(_OUTPUT_END).fetchone() for connection in self._outputs]
+        return {partition: Cursor(*row) for partition, row in enumerate(rows)}
+
+    def wait_outputs(self, *, timeout_s: float) -> bool:
+        if self._output_listener is None:
+            self._output_listener = Listener()
+            self._output_listener.listen(_out_bell(self._folder))
+            return True  # whatever was committed before the first wait
+        return self._output_listener.wait(timeout_s)
+
+    def read_dead_letters(self, cursors: Mapping[int, Cursor], *, max_letters: int) -> Iterator[tuple[int, DeadLetter]]:
+        for partition, cursor in cursors.items():
+            with _translated(self._folder):
+                parameters = (cursor.generation, cursor.offset, max_letters)
+                rows = self._outputs[partition].execute(_READ_DEAD, parameters).fetchall()
+            for row in rows:
+                offset, identifier, key, value, headers, created, cause, *rest = row
+                letter = DeadLetter(
+                    offset, identifier, key, value, _headers(headers), created, Cause(cause), rest[0], rest[1], rest[2]
+                )
+                yield partition, letter
+
+    def replay(self, partition: int, *, offset: int) -> None:
+        with _translated(self._folder), _transaction(self._outputs[partition]) as connection:
+            # The new epoch fences a consumer that is reading on from the old place.
+            connection.execute(
+                "UPDATE state SET generation = generation + 1, next = ?, epoch = epoch + 1, owner = NULL, tried = -1",
+                (offset,),
+            )
+
+    def close(self) -> None:
+        for connection in (*self._inputs, *self._outputs):
+            connection.close()
+        for bell in self._bells.values():
+            bell.close()
+        if self._output_listener is not None:
+            self._output_listener.close()
+
+    def _append(self, connection: sqlite3.Connection, events: Sequence[NewEvent]) -> int:
+        with _transaction(connection):
+            first, table, turned = connection.execute("SELECT next, ids, turned FROM head").fetchone()
+            if time.time() - turned > self._dedupe_window_s:
+                table = 1 - table
+                connection.execute(f"DELETE FROM ids{table}")  # noqa: S608  # 0 or 1
+                connection.execute("UPDATE head SET ids = ?, turned = ?", (table, time.time()))
+            offset = first
+            for event in events:
+                if _is_new(connection, event.id, table):
+                    headers = msgspec.json.encode(event.headers).decode() if event.headers else None
+                    connection.execute(_APPEND, (offset, event.id, event.key, event.value, headers, event.created))
+                    offset += 1
+            connection.execute("UPDATE head SET next = ?", (offset,))
+        return int(offset - first)
+
+    def _position(self, partition: int, now: float) -> Position:
+        next_offset, epoch, owner, expires = (
+            self._outputs[partition].execute("SELECT next, epoch, owner, expires FROM state").fetchone()
+        )
+        end, oldest = (
+            self._inputs[partition]
+            .execute('SELECT next, (SELECT created FROM log WHERE "offset" = ?) FROM head', (next_offset,))
+            .fetchone()
+        )
+        return Position(
+            partition=partition,
+            next_offset=next_offset,
+            end_offset=end,
+            owner=owner,
+            epoch=epoch,
+            expired=expires < now,
+            oldest_s=0.0 if oldest is None else max(0.0, now - oldest),
+        )
+
+    def _open(self, partition: int, side: str, tables: str) -> sqlite3.Connection:
+        connection = _connect(_path(self._folder, partition, side), self._durability)
+        connection.executescript(tables)
+        return connection
+
+    def _bell(self, partition: int) -> Bell:
+        if partition not in self._bells:
+            self._bells[partition] = Bell(_in_bell(self._folder, partition))
+        return self._bells[partition]
+
+
+class SqliteConsumer:
+    """Reads and commits through connections of its own; made by `SqliteQueue.consumer`."""
+
+    def __init__(self, folder: Path, *, owner: str, lease_s: float, durability: Durability) -> None:
+        self._folder = folder
+        self._owner = owner
+        self._lease_s = lease_s
+        self._durability = durability
+        self._listener = Listener()
+        self._bell = Bell(_out_bell(folder))
+        self._held: dict[int, _Held] = {}
+        self._turn: list[int] = []
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        return frozenset(self._held)
+
+    def acquire(self, partition: int, *, steal: bool = False) -> Lease | None:
+        now = time.time()
+        with _translated(self._folder):
+            output = _connect(_path(self._folder, partition, "out"), self._durability)
+            with _transaction(output):
+                owner, tried, attempts = output.execute("SELECT owner, tried, attempts FROM state").fetchone()
+                row = output.execute(_ACQUIRE, (self._owner, now + self._lease_s, steal, now)).fetchone()
+            if row is None:
+                output.close()
+                return None
+            epoch, next_offset = row
+            log = _connect(_path(self._folder, partition, "in"), self._durability)
+        self._forget(partition)
+        self._held[partition] = _Held(log=log, output=output, epoch=epoch, next_offset=next_offset)
+        self._turn.append(partition)
+        self._listener.listen(_in_bell(self._folder, partition))
+        return Lease(
+            partition=partition,
+            epoch=epoch,
+            next_offset=next_offset,
+            clean=owner is None,
+            attempts=attempts if tried == next_offset else 0,
+        )
+
+    def release(self, partition: int) -> None:
+        held = self._held.get(partition)
+        if held is not None:
+            with _translated(self._folder):
+                held.output.execute(_RELEASE, (held.epoch,))
+            self._forget(partition)
+
+    def renew(self) -> None:
+        expires = time.time() + self._lease_s
+        for partition, held in list(self._held.items()):
+            with (
+                _translated(self._folder),
+                contextlib.closing(_connect(_path(self._folder, partition, "out"), self._durability)) as connection,
+            ):
+                if connection.execute(_RENEW, (expires, held.epoch)).rowcount == 0:
+                    held.lost = True
+                    self.wake()
+
+    def poll(self, *, max_events: int, wait_s: float) -> MicroBatch | None:
+        deadline = time.monotonic() + wait_s
+        while True:
+            batch = self._poll_now(max_events)
+            left_s = deadline - time.monotonic()
+            if batch is not None or left_s <= 0:
+                return batch
+            if self._listener.wait(min(left_s, _LONGEST_WAIT_S)):
+                return self._poll_now(max_events)
+
+    def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
+        held = self._held.get(batch.partition)
+        if held is None or held.epoch != batch.epoch:
+            raise _fenced(batch)
+        now = time.time()
+        with _translated(self._folder), _transaction(held.output) as connection:
+            moved = connection.execute(_MOVE, (batch.next_offset, batch.epoch, batch.first)).rowcount
+            if moved:
+                connection.executemany(_OUTPUT, [(*_record(output), now) for output in outputs])
+                if dead_letters:
+                    connection.executemany(_DEAD_LETTER, [_dead_record(letter) for letter in dead_letters])
+        if not moved:
+            self._forget(batch.partition)
+            raise _fenced(batch)
+        held.next_offset = batch.next_offset
+        self._bell.ring()
+
+    def note_attempt(self, batch: MicroBatch, *, attempts: int) -> None:
+        held = self._held.get(batch.partition)
+        with _translated(self._folder):
+            if held is None or not held.output.execute(_NOTE, (attempts, batch.epoch, batch.first)).rowcount:
+                self._forget(batch.partition)
+                raise _fenced(batch)
+
+    def wake(self) -> None:
+        self._listener.wake()
+
+    def close(self) -> None:
+        for partition in list(self._held):
+            with contextlib.suppress(QueueUnavailableError):
+                self.release(partition)
+            self._forget(partition)
+        self._listener.close()
+        self._bell.close()
+
+    def _poll_now(self, max_events: int) -> MicroBatch | None:
+        for _ in range(len(self._turn)):
+            partition = self._turn.pop(0)
+            held = self._held[partition]
+            if held.lost:
+                self._forget(partition)
+                continue
+            self._turn.append(partition)
+            with _translated(self._folder):
+                rows = held.log.execute(_READ, (held.next_offset, max_events)).fetchall()
+            if rows:
+                events = [Event(row[0], row[1], row[2], row[3], _headers(row[4]), row[5]) for row in rows]
+                return MicroBatch(partition=partition, epoch=held.epoch, events=events)
+        return None
+
+    def _forget(self, partition: int) -> None:
+        held = self._held.pop(partition, None)
+        if held is None:
+            return
+        held.log.close()
+        held.output.close()
+        if partition in self._turn:
+            self._turn.remove(partition)
+        self._listener.ignore(_in_bell(self._folder, partition))
+
+
+class _Held:
+    """A partition while its lease is ours."""
+
+    __slots__ = ("epoch", "log", "lost", "next_offset", "output")
+
+    def __init__(self, *, log: sqlite3.Connection, output: sqlite3.Connection, epoch: int, next_offset: int) -> None:
+        self.log = log
+        self.output = output
+        self.epoch = epoch
+        self.next_offset = next_offset
+        self.lost = False
+
+
+def _connect(path: Path, durability: Durability) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
+    return connection
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # a full disk has rolled back already
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextlib.contextmanager
+def _translated(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.OperationalError, OSError) as error:
+        raise QueueUnavailableError(f"Cannot use the queue {folder}: {error}. It is tried again.") from error
+
+
+def _check_stream_file(folder: Path, num_partitions: int) -> None:
+    storage = LocalStorage(folder)
+    try:
+        storage.create(_STREAM_FILE, msgspec.json.encode(StreamFile(num_partitions)))
+    except FileExistsError:
+        existing = msgspec.json.decode(storage.read(_STREAM_FILE), type=StreamFile).num_partitions
+        if existing != num_partitions:
+            raise ConfigError(
+                f"Cannot open the queue {folder} with {num_partitions} partitions: it was made with {existing}, "
+                "and keys would change places. Use that number, or another folder."
+            ) from None
+
+
+def _is_new(connection: sqlite3.Connection, identifier: str, table: int) -> bool:
+    """Notes the id; False when it came before, within the window."""
+    older = connection.execute(f"SELECT 1 FROM ids{1 - table} WHERE id = ?", (identifier,))  # noqa: S608  # 0 or 1
+    if older.fetchone():
+        return False
+    return connection.execute(f"INSERT OR IGNORE INTO ids{table} VALUES (?)", (identifier,)).rowcount == 1  # noqa: S608
+
+
+def _path(folder: Path, partition: int, side: str) -> Path:
+    return folder / f"p{partition:04d}.{side}.db"
+
+
+def _in_bell(folder: Path, partition: int) -> Path:
+    return folder / "bells" / f"p{partition:04d}"
+
+
+def _out_bell(folder: Path) -> Path:
+    return folder / "bells" / "out"
+
+
+def _record(output: Output) -> tuple[object, ...]:
+    headers = msgspec.json.encode(output.headers).decode() if output.headers else None
+    return output.offset, output.id, output.key, output.value, headers, output.created
+
+
+def _dead_record(letter: DeadLetter) -> tuple[object, ...]:
+    headers = msgspec.json.encode(letter.headers).decode() if letter.headers else None
+    return (
+        letter.offset, letter.id, letter.key, letter.value, headers, letter.created,
+        letter.cause.value, letter.reason, letter.attempts, letter.version,
+    )  # fmt: skip
+
+
+def _headers(text: str | None) -> Mapping[str, str]:
+    return NO_HEADERS if text is None else msgspec.json.decode(text, type=dict[str, str])
+
+
+def _delivered(partition: int, row: tuple[object, ...]) -> Delivered:
+    generation, offset, identifier, key, value, headers, created, committed = row
+    return Delivered(
+        partition=partition,
+        cursor=Cursor(generation=generation, offset=offset),  # type: ignore[arg-type]  # as the table's columns say
+        output=Output(offset, identifier, key, value, _headers(headers), created),  # type: ignore[arg-type]
+        committed=committed,  # type: ignore[arg-type]
+    )
+
+
+def _fenced(batch: MicroBatch) -> FencedError:
+    return FencedError(
+        f"Cannot commit to partition {batch.partition}: another owner holds its lease. Its events are scored there."
+    )

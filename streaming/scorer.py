@@ -1,0 +1,267 @@
+"""The loop that consumes and scores: one thread, no Ray, the model in this very process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+from streaming import events
+from streaming.queues.base import Cause, Consumer, DeadLetter, Event, MicroBatch, Output
+from streaming.settings import ScoringSettings
+from streaming.stats import Stats
+from zaphod.columns import Row
+from zaphod.errors import FencedError, InvalidInputError, PredictionError, QueueUnavailableError
+from zaphod.outputs import to_rows
+from zaphod.served import Scored, ServedModel, Snapshot
+
+_log = logging.getLogger(__name__)
+
+_IDLE_WAIT_S = 1.0
+_ACQUIRE_RETRY_S = 0.05
+
+
+@dataclass(slots=True)
+class Answers:
+    """What a micro-batch came to: every event has an output or a dead letter."""
+
+    outputs: list[Output] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    event: Event
+    row: Row
+    envelope: events.Envelope
+
+
+class Scorer:
+    """Polls, scores and commits the partitions that its consumer holds.
+
+    All of `run` happens in one thread; `assign` and `stop` may be called from another and are carried out between two
+    micro-batches.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        model: ServedModel,
+        *,
+        settings: ScoringSettings,
+        lease_s: float,
+        pause: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self.stats = Stats()
+        self._consumer = consumer
+        self._model = model
+        self._settings = settings
+        self._lease_s = lease_s
+        self._pause = pause
+        self._stopping = threading.Event()
+        # What `assign` asked for, as one reference: partitions, and those to take over although leased.
+        self._wanted: tuple[frozenset[int], frozenset[int]] | None = None
+        self._retry_at = 0.0
+        # Events still to be scored one by one, per partition, because the owner before died.
+        self._suspects: dict[int, int] = {}
+        self._attempts: dict[int, int] = {}
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        return self._consumer.partitions
+
+    def assign(self, partitions: Collection[int], *, steal: Collection[int] = ()) -> None:
+        """Consume these partitions from the next micro-batch on, and no others. steal: take over although leased."""
+        self._retry_at = 0.0
+        self._wanted = (frozenset(partitions), frozenset(steal))
+        self._consumer.wake()
+
+    def stop(self) -> None:
+        """Commit what is at hand, give the leases back, then return from `run`."""
+        self._stopping.set()
+        self._consumer.wake()
+
+    def run(self) -> None:
+        """Until `stop`. Queue outages are waited out."""
+        renewal = threading.Thread(target=self._renew, name="renew", daemon=True)
+        renewal.start()
+        try:
+            while not self._stopping.is_set():
+                self._patiently(self.step)
+        except QueueUnavailableError:
+            _log.warning("stopped while the queue could not be used; what was not committed is scored by the next")
+        finally:
+            self._stopping.set()
+            self._consumer.close()
+            renewal.join()
+
+    def step(self) -> int:
+        """One micro-batch of one partition; returns the number of its events, 0 when none came.
+
+        Raises: QueueUnavailableError.
+        """
+        wanted = self._wanted
+        if wanted is not None and time.monotonic() >= self._retry_at:
+            self._apply(*wanted)
+        batch = self._consumer.poll(
+            max_events=self._settings.max_batch, wait_s=_IDLE_WAIT_S if self._wanted is None else _ACQUIRE_RETRY_S
+        )
+        if batch is None:
+            return 0
+        if self._suspects.get(batch.partition):
+            return self._step_carefully(batch)
+        return self._score_and_commit(batch)
+
+    def _apply(self, wanted: frozenset[int], steal: frozenset[int]) -> None:
+        for partition in self._consumer.partitions - wanted:
+            self._consumer.release(partition)
+        missing = wanted - self._consumer.partitions
+        got = [self._acquire(partition, steal=partition in steal) for partition in sorted(missing)]
+        if all(got):
+            if self._wanted == (wanted, steal):
+                self._wanted = None
+        else:
+            # The owner before has yet to give it back, or its lease to run out.
+            self._retry_at = time.monotonic() + _ACQUIRE_RETRY_S
+
+    def _acquire(self, partition: int, *, steal: bool) -> bool:
+        lease = self._consumer.acquire(partition, steal=steal)
+        if lease is None:
+            return False
+        self._suspects.pop(partition, None)
+        self._attempts.pop(partition, None)
+        if not lease.clean:
+            self._suspects[partition] = self._settings.max_batch
+            self._attempts[partition] = lease.attempts
+        return True
+
+    def _step_carefully(self, batch: MicroBatch) -> int:
+        """One event at a time, each noted before it is scored: should the process die, its successor knows of which."""
+        for event in batch.events[: self._suspects[batch.partition]]:
+            single = MicroBatch(partition=batch.partition, epoch=batch.epoch, events=[event])
+            attempts = self._attempts.get(batch.partition, 0)
+            try:
+                if attempts >= self._settings.max_attempts:
+                    reason = "the scorer's process died each time it scored this event"
+                    answers = Answers(dead_letters=[self._dead_letter(event, Cause.FAILED, reason, attempts)])
+                else:
+                    self._consumer.note_attempt(single, attempts=attempts + 1)
+                    answers = self._score(single, self._model.snapshot())
+            except FencedError:
+                self._lose(batch.partition)
+                return 0
+            if not self._commit(single, answers):
+                return 0
+            self._suspects[batch.partition] -= 1
+            self._attempts.pop(batch.partition, None)
+        return len(batch.events)
+
+    def _score_and_commit(self, batch: MicroBatch) -> int:
+        answers = self._score(batch, self._model.snapshot())
+        return len(batch.events) if self._commit(batch, answers) else 0
+
+    def _commit(self, batch: MicroBatch, answers: Answers) -> bool:
+        """False when the partition belongs to another by now: nothing was written, that one scores it again."""
+        try:
+            self._patiently(
+                lambda: self._consumer.commit(batch, outputs=answers.outputs, dead_letters=answers.dead_letters)
+            )
+        except FencedError:
+            self._lose(batch.partition)
+            return False
+        self.stats.count(batch, num_dead=len(answers.dead_letters), now=time.time())
+        return True
+
+    def _lose(self, partition: int) -> None:
+        self.stats.fenced += 1
+        self._suspects.pop(partition, None)
+        _log.warning("lost partition to another owner; nothing of the last batch was written", extra={"p": partition})
+
+    def _score(self, batch: MicroBatch, snapshot: Snapshot) -> Answers:
+        answers = Answers()
+        decoded: list[_Decoded] = []
+        for event in batch.events:
+            try:
+                row, envelope = events.decode(event, snapshot.decoder)
+            except InvalidInputError as error:
+                letter = self._dead_letter(event, Cause.UNPROCESSABLE, error.message, 1, snapshot)
+                answers.dead_letters.append(letter)
+            else:
+                decoded.append(_Decoded(event, row, envelope))
+        if decoded:
+            self._predict(decoded, snapshot, batch.partition, answers)
+        return answers
+
+    def _predict(self, decoded: list[_Decoded], snapshot: Snapshot, partition: int, answers: Answers) -> None:
+        try:
+            scored = self._scored(decoded, snapshot)
+        except PredictionError:
+            # One event's failure must not be its neighbours': each is tried for itself.
+            for item in decoded:
+                self._predict_one(item, snapshot, partition, answers)
+        else:
+            _encode(decoded, scored, snapshot, partition, answers)
+
+    def _predict_one(self, item: _Decoded, snapshot: Snapshot, partition: int, answers: Answers) -> None:
+        for attempt in range(1, self._settings.max_attempts + 1):
+            try:
+                scored = self._scored([item], snapshot)
+            except PredictionError as error:
+                if attempt == self._settings.max_attempts:
+                    letter = self._dead_letter(item.event, Cause.FAILED, error.message, attempt, snapshot)
+                    answers.dead_letters.append(letter)
+                else:
+                    self._pause(self._settings.backoff_s * 2 ** (attempt - 1))
+            else:
+                _encode([item], scored, snapshot, partition, answers)
+                return
+
+    def _scored(self, decoded: list[_Decoded], snapshot: Snapshot) -> Scored:
+        entities = [item.event.key or item.event.id for item in decoded]
+        return snapshot.score(snapshot.decoder.columns([item.row for item in decoded]), entities=entities)
+
+    def _dead_letter(
+        self, event: Event, cause: Cause, reason: str, attempts: int, snapshot: Snapshot | None = None
+    ) -> DeadLetter:
+        version = (snapshot or self._model.snapshot()).stamp.version
+        return DeadLetter(
+            event.offset, event.id, event.key, event.value, event.headers, event.created,
+            cause, reason, attempts, version,
+        )  # fmt: skip
+
+    def _patiently(self, action: Callable[[], object]) -> None:
+        """Waits out an unreachable queue or a full disk: said once when it begins and once when it is over."""
+        failures = 0
+        while True:
+            try:
+                action()
+            except QueueUnavailableError as error:
+                failures += 1
+                if failures == 1:
+                    _log.warning("the queue cannot be used; waiting for it", extra={"reason": error.message})
+                self.stats.waiting = error.message
+                if self._stopping.wait(min(self._settings.backoff_s * 2**failures, self._settings.max_backoff_s)):
+                    raise
+            else:
+                if failures:
+                    _log.warning("the queue can be used again")
+                    self.stats.waiting = None
+                return
+
+    def _renew(self) -> None:
+        while not self._stopping.wait(self._lease_s / 3):
+            try:
+                self._consumer.renew()
+            except QueueUnavailableError:
+                _log.warning("cannot renew the leases; the fence keeps a late commit out")
+
+
+def _encode(decoded: Sequence[_Decoded], scored: Scored, snapshot: Snapshot, partition: int, answers: Answers) -> None:
+    rows = to_rows(snapshot.schema, scored.predictions)
+    for i, (item, prediction) in enumerate(zip(decoded, rows, strict=True)):
+        stamp = scored.stamp_of(i)
+        answers.outputs.append(
+            events.encode(item.event, item.envelope, partition=partition, stamp=stamp, prediction=prediction)
+        )

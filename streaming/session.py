@@ -1,0 +1,228 @@
+"""The composition root: settings, queue, Ray and supervisor put together, to run for good or to be shown."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from streaming.cluster import joined
+from streaming.queues.base import Delivered, Queue
+from streaming.queues.factory import open_queue
+from streaming.reader import Reader
+from streaming.settings import StreamingSettings
+from streaming.supervisor import PoolView, Supervisor
+from zaphod.errors import EnvironmentNotReadyError
+from zaphod.registry import Reference, Registry
+
+_READY_TIMEOUT_S = 60.0
+_REPORT_EVERY_S = 5.0
+_SHOW_EVERY_S = 0.5
+_QUIET_S = 0.5
+_SILENT_S = 20.0
+
+
+def run_pool(settings: StreamingSettings, *, home: Path, ray_env: Path) -> None:
+    """Until SIGTERM or SIGINT, then drains. Raises: ZaphodError when it cannot begin."""
+    console = Console(stderr=True)
+    with contextlib.closing(_prepare(settings)) as queue, joined(home, ray_env=ray_env) as where:
+        supervisor = Supervisor(settings, queue)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: supervisor.stop())
+        console.print(f"starting {settings.pool.min_scorers} scorers of {settings.model} on {where}")
+        report = _Report(console)
+        supervisor.run(ready_within_s=_READY_TIMEOUT_S, on_tick=report.tick)
+        report.say(supervisor.view())
+    console.print("drained: leases are given back, nothing is in flight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """What a demo sends: rows of Parquet, `rate` events a second for some seconds, from another process."""
+
+    events: Path
+    rate: float
+    seconds: float
+    id_column: str | None
+    key_column: str | None
+    config: Path
+
+    @property
+    def limit(self) -> int:
+        return int(self.rate * self.seconds)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """The producer, as its own process: it shares no interpreter with reader or scorers."""
+        command = [
+            sys.executable, "-m", "streaming", "produce", "--config", str(self.config), "--events", str(self.events),
+            "--rate", str(self.rate), "--limit", str(self.limit),
+        ]  # fmt: skip
+        for flag, column in (("--id-column", self.id_column), ("--key-column", self.key_column)):
+            command += [flag, column] if column else []
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603  # our own command
+
+
+def run_demo(settings: StreamingSettings, feed: Feed, *, home: Path, ray_env: Path) -> None:
+    """Raises: EnvironmentNotReadyError when outputs stop coming before every event has one."""
+    console = Console()
+    with contextlib.closing(_prepare(settings)) as queue, joined(home, ray_env=ray_env) as where:
+        console.print(f"starting the scorers on {where}")
+        with _Background(settings) as pool:
+            console.print(f"{settings.pool.min_scorers} scorers consume {queue.num_partitions} partitions")
+            _show(queue, pool, feed, console)
+
+
+def _show(queue: Queue, pool: _Background, feed: Feed, console: Console) -> None:
+    shown = _Shown(console)
+    reader = Reader(queue, cursors=queue.output_ends())
+    refused_before = pool.view().num_dead
+    producer = feed.start()
+    try:
+        while producer.poll() is None or shown.quiet_s < _QUIET_S or pool.view().lag:
+            pool.check()
+            shown.take(reader.read(wait_s=0.2))
+            if shown.quiet_s > _SILENT_S:
+                raise EnvironmentNotReadyError(
+                    f"Cannot go on: no output for {_SILENT_S:.0f} s. `python -m streaming lag` shows what waits."
+                )
+    finally:
+        producer.terminate()
+        producer.wait()
+    if producer.returncode != 0:
+        raise EnvironmentNotReadyError("Cannot feed the stream: the producer failed. Run it by hand to see why.")
+    shown.summarise(num_dead=pool.view().num_dead - refused_before)
+
+
+class _Background:
+    """A supervisor on a thread of its own, with a queue of its own; drained at the end."""
+
+    def __init__(self, settings: StreamingSettings) -> None:
+        self._settings = settings
+        self._supervisor: Supervisor | None = None
+        self._view: PoolView | None = None
+        self._error: BaseException | None = None
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="supervisor")
+
+    def __enter__(self) -> _Background:
+        self._thread.start()
+        self._ready.wait()
+        self.check()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._supervisor is not None:
+            self._supervisor.stop()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raises: what ended the supervisor, if anything did."""
+        if self._error is not None:
+            raise self._error
+
+    def view(self) -> PoolView:
+        if self._view is None:
+            raise RuntimeError("the pool is looked at before it is ready")
+        return self._view
+
+    def _run(self) -> None:
+        try:
+            with contextlib.closing(open_queue(self._settings.queue)) as queue:
+                self._supervisor = Supervisor(self._settings, queue)
+                self._supervisor.run(ready_within_s=_READY_TIMEOUT_S, on_tick=self._look)
+        except BaseException as error:  # noqa: BLE001  # handed to the thread that waits
+            self._error = error
+        finally:
+            self._ready.set()
+
+    def _look(self, view: PoolView) -> None:
+        self._view = view
+        self._ready.set()
+
+
+@dataclass(slots=True)
+class _Shown:
+    """Prints a sample of the outputs as they arrive and measures all of them where they become visible."""
+
+    console: Console
+    count: int = 0
+    began: float = field(default_factory=time.time)
+    first: float = 0.0
+    last: float = field(default_factory=time.monotonic)
+    printed: float = 0.0
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=1_000_000))
+
+    @property
+    def quiet_s(self) -> float:
+        return time.monotonic() - self.last
+
+    def take(self, found: list[Delivered]) -> None:
+        if not found:
+            return
+        now = time.time()
+        self.last = time.monotonic()
+        self.first = self.first or self.last
+        self.count += len(found)
+        # Events from before the demo have waited for it.
+        created = (delivered.output.created for delivered in found)
+        self.latencies.extend(now - moment for moment in created if moment >= self.began)
+        if self.last - self.printed > _SHOW_EVERY_S:
+            self.printed = self.last
+            text = found[-1].output.value.decode(errors="replace")
+            self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    def summarise(self, *, num_dead: int) -> None:
+        if not self.latencies:
+            self.console.print(f"no outputs; {num_dead} dead letters")
+            return
+        ms = np.array(self.latencies) * 1000
+        rate = self.count / max(self.last - self.first, 1e-9)
+        self.console.print(
+            f"\n[bold]{self.count:,} events scored[/], {rate:,.0f}/s, {num_dead} dead letters; from event to visible "
+            f"output: p50 {np.quantile(ms, 0.5):.2f} ms, p99 {np.quantile(ms, 0.99):.2f} ms",
+            soft_wrap=True,
+        )
+
+
+class _Report:
+    """One line every few seconds, when anything has happened."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next = time.monotonic() + _REPORT_EVERY_S
+        self._last_events = -1
+        self._last_time = time.monotonic()
+
+    def tick(self, view: PoolView) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _REPORT_EVERY_S
+            if view.num_events != self._last_events or view.lag or view.waiting:
+                self.say(view)
+
+    def say(self, view: PoolView) -> None:
+        now = time.monotonic()
+        rate = (view.num_events - max(self._last_events, 0)) / max(now - self._last_time, 1e-9)
+        self._last_events, self._last_time = view.num_events, now
+        versions = ", ".join(str(version) for version in sorted(view.versions)) or "-"
+        self._console.print(
+            f"scored {view.num_events:,} events ({rate:,.0f}/s), lag {view.lag:,}, event to commit "
+            f"p50 {view.latency.quantile(0.5) * 1000:.2f} ms p99 {view.latency.quantile(0.99) * 1000:.2f} ms, "
+            f"{view.num_dead} dead letters, {view.num_scorers} scorers, version {versions}"
+            + (f"; waiting: {view.waiting}" if view.waiting else ""),
+            soft_wrap=True, highlight=False,
+        )  # fmt: skip
+
+
+def _prepare(settings: StreamingSettings) -> Queue:
+    """What can be found wrong before Ray is started. Raises: ZaphodError."""
+    Registry.open(settings.registry).resolve(Reference.parse(settings.model))
+    return open_queue(settings.queue)

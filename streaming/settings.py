@@ -1,0 +1,97 @@
+"""What configs/streaming.yaml may say."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import pydantic
+
+from zaphod.settings import Settings
+
+
+class QueueSettings(Settings):
+    """Where the events are."""
+
+    kind: Literal["sqlite"] = "sqlite"
+    """The backend."""
+
+    path: str = "var/stream"
+    """The stream's folder, on a local disk."""
+
+    partitions: int = pydantic.Field(default=4, ge=1, le=1024)
+    """Number of partitions; fixed when the stream is made. At most so many scorers have work."""
+
+    durability: Literal["os", "disk"] = "os"
+    """`os`: a commit survives the death of every process. `disk`: also the loss of power, at an fsync a commit."""
+
+    dedupe_window_s: pydantic.PositiveFloat = 600.0
+    """For so long a second event with the same id is dropped as a producer's retry."""
+
+    lease_s: pydantic.PositiveFloat = 5.0
+    """A scorer that has not renewed its lease for so long loses its partitions."""
+
+
+class ScoringSettings(Settings):
+    """How events are scored."""
+
+    max_batch: int = pydantic.Field(default=256, ge=1, le=10_000)
+    """Events in one micro-batch at most. What waits is taken at once; nobody waits for a batch to fill."""
+
+    max_attempts: int = pydantic.Field(default=3, ge=1, le=100)
+    """Tries of an event on which the model fails or the process dies, before it becomes a dead letter."""
+
+    backoff_s: pydantic.PositiveFloat = 0.05
+    """Pause before the second try; doubled for each further one."""
+
+    max_backoff_s: pydantic.PositiveFloat = 5.0
+    """Longest pause between two tries to reach the queue."""
+
+
+class PoolSettings(Settings):
+    """How many scorers there are."""
+
+    min_scorers: pydantic.PositiveInt = 1
+    """Scorer actors at least."""
+
+    max_scorers: pydantic.PositiveInt = 4
+    """Scorer actors at most."""
+
+    scale_up_age_s: pydantic.PositiveFloat = 1.0
+    """An event that waits longer than this is late."""
+
+    scale_up_after_s: pydantic.NonNegativeFloat = 3.0
+    """When events have been late for so long, a scorer is added."""
+
+    scale_down_after_s: pydantic.NonNegativeFloat = 60.0
+    """When none has been late for so long, a scorer is taken away."""
+
+    num_cpus: pydantic.PositiveFloat = 0.5
+    """CPUs that Ray reserves for a scorer."""
+
+    drain_s: pydantic.PositiveFloat = 20.0
+    """On SIGTERM: time for scorers to commit what is at hand and give back their leases."""
+
+    @pydantic.model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_scorers > self.max_scorers:
+            raise ValueError(f"Expected min_scorers <= max_scorers, got {self.min_scorers} > {self.max_scorers}")
+        return self
+
+
+class StreamingSettings(Settings):
+    """The streaming arm."""
+
+    registry: str = "var/registry"
+    """The registry's folder or bucket."""
+
+    model: str
+    """Reference of the model: `name`, `name@alias` or `name@7`."""
+
+    queue: QueueSettings = QueueSettings()
+    """Where the events are."""
+
+    scoring: ScoringSettings = ScoringSettings()
+    """How events are scored."""
+
+    pool: PoolSettings = PoolSettings()
+    """How many scorers there are."""

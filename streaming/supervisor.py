@@ -1,0 +1,270 @@
+"""Keeps the pool as it should be: starts scorers, notices their death, shares out the partitions, scales, drains."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from streaming import policy
+from streaming.actor import MAX_CONCURRENCY, ScorerActor
+from streaming.queues.base import Position, Queue
+from streaming.settings import StreamingSettings
+from streaming.stats import Latency, Status, no_latency
+from zaphod.errors import EnvironmentNotReadyError, QueueUnavailableError
+
+_log = logging.getLogger(__name__)
+
+_TICK_S = 0.1
+_TELL_AGAIN_S = 1.0
+
+
+@dataclass(slots=True)
+class _Member:
+    """One scorer actor as the supervisor sees it. end: fails or returns when the actor is gone."""
+
+    name: str
+    actor: Any  # Ray makes the handle's methods at run time
+    end: ray.ObjectRef[None]
+    asked: ray.ObjectRef[Status]
+    status: Status | None = None
+    heard: float = 0.0
+    draining: bool = False
+    told: policy.Assignment | None = None
+    told_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """The pool at one moment, for people and metrics. Counts are of all scorers since the supervisor began."""
+
+    positions: tuple[Position, ...]
+    num_scorers: int
+    num_events: int
+    num_dead: int
+    num_fenced: int
+    num_lost_scorers: int
+    latency: Latency
+    versions: frozenset[int]
+    waiting: str | None
+
+    @property
+    def lag(self) -> int:
+        return sum(position.lag for position in self.positions)
+
+
+@dataclass(slots=True)
+class _Totals:
+    """What scorers that are gone had counted."""
+
+    num_events: int = 0
+    num_dead: int = 0
+    num_fenced: int = 0
+    latency: Latency = field(default_factory=no_latency)
+
+    def add(self, status: Status) -> None:
+        self.num_events += status.num_events
+        self.num_dead += status.num_dead
+        self.num_fenced += status.num_fenced
+        self.latency = self.latency + status.latency
+
+
+class Supervisor:
+    """Runs in the driver. Its death stops no event from being lost or doubled: leases run out, offsets stay."""
+
+    def __init__(self, settings: StreamingSettings, queue: Queue) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._pool = uuid.uuid4().hex[:8]
+        self._count = 0
+        self._members: dict[str, _Member] = {}
+        self._gone: set[str] = set()
+        self._num_lost = 0
+        self._totals = _Totals()
+        self._positions: tuple[Position, ...] = ()
+        self._waiting: str | None = None
+        self._scale = policy.Scale(wanted=min(settings.pool.min_scorers, queue.num_partitions))
+        self._stopping = threading.Event()
+
+    def run(self, *, ready_within_s: float, on_tick: Callable[[PoolView], object]) -> None:
+        """Until `stop`, then drains. on_tick: called about ten times a second once every partition has an owner.
+
+        Raises: EnvironmentNotReadyError when no scorer can start, or not all partitions have an owner in time.
+        """
+        deadline = time.monotonic() + ready_within_s
+        ready = False
+        try:
+            while not self._stopping.is_set():
+                self.tick()
+                ready = ready or self._all_owned()
+                if ready:
+                    on_tick(self.view())
+                elif time.monotonic() > deadline:
+                    raise EnvironmentNotReadyError(
+                        f"Cannot start the pool: after {ready_within_s:.0f} s not every partition has a scorer "
+                        f"({self._hindrance()})."
+                    )
+        finally:
+            self._drain([*self._members.values()])
+
+    def stop(self) -> None:
+        """From any thread or a signal handler."""
+        self._stopping.set()
+
+    def view(self) -> PoolView:
+        statuses = [member.status for member in self._members.values() if member.status is not None]
+        totals = _Totals(self._totals.num_events, self._totals.num_dead, self._totals.num_fenced, self._totals.latency)
+        for status in statuses:
+            totals.add(status)
+        return PoolView(
+            positions=self._positions,
+            num_scorers=len(self._members),
+            num_events=totals.num_events,
+            num_dead=totals.num_dead,
+            num_fenced=totals.num_fenced,
+            num_lost_scorers=self._num_lost,
+            latency=totals.latency,
+            versions=frozenset(status.version for status in statuses),
+            waiting=self._waiting or next((status.waiting for status in statuses if status.waiting), None),
+        )
+
+    def tick(self) -> None:
+        """Looks once, decides, acts; waits at most a tenth of a second for something to happen."""
+        self._notice()
+        try:
+            self._positions = tuple(self._queue.positions())
+            self._waiting = None
+        except QueueUnavailableError as error:
+            if self._waiting is None:
+                _log.warning("the queue cannot be used; waiting for it: %s", error.message)
+            self._waiting = error.message
+            self._stopping.wait(_TICK_S)
+            return
+        self._resize()
+        self._share()
+
+    def _notice(self) -> None:
+        """Collects deaths, which wake it at once, and reports."""
+        members = list(self._members.values())
+        if not members:
+            return
+        ended, _ = ray.wait([member.end for member in members], num_returns=1, timeout=_TICK_S)
+        for member in members:
+            if member.end in ended:
+                self._bury(member)
+            else:
+                self._hear(member)
+
+    def _hear(self, member: _Member) -> None:
+        ready, _ = ray.wait([member.asked], timeout=0)
+        if ready:
+            try:
+                member.status = ray.get(member.asked)
+            except RayError:
+                return  # its end says so too
+            member.heard = time.monotonic()
+            member.asked = member.actor.status.remote()
+        elif member.status is not None and time.monotonic() - member.heard > 2 * self._settings.queue.lease_s:
+            _log.warning("scorer %s does not answer; it is ended and replaced", member.name)
+            ray.kill(member.actor)
+
+    def _bury(self, member: _Member) -> None:
+        del self._members[member.name]
+        if member.status is not None:
+            self._totals.add(member.status)
+        try:
+            ray.get(member.end)
+        except RayError as error:
+            self._num_lost += 1
+            if member.status is None:
+                # It never ran: starting it again and again would hide why.
+                raise EnvironmentNotReadyError(f"Cannot start a scorer: {_cause(error)}") from error
+            _log.warning("scorer %s died; its partitions move to others", member.name)
+        self._gone.add(member.name)
+        ray.kill(member.actor)
+
+    def _resize(self) -> None:
+        self._scale = policy.rescale(
+            self._scale,
+            oldest_s=max((position.oldest_s for position in self._positions), default=0.0),
+            num_partitions=len(self._positions),
+            settings=self._settings.pool,
+            now=time.monotonic(),
+        )
+        active = {name: member for name, member in self._members.items() if not member.draining}
+        for _ in range(self._scale.wanted - len(active)):
+            self._start()
+        owned = {name: len(member.status.partitions) if member.status else 0 for name, member in active.items()}
+        for name in policy.surplus(owned, wanted=self._scale.wanted):
+            _log.info("draining scorer %s: no event has been late for a while", name)
+            self._members[name].draining = True
+            self._members[name].actor.drain.remote()
+
+    def _start(self) -> None:
+        self._count += 1
+        name = f"{self._pool}-{self._count}"
+        options = {"num_cpus": self._settings.pool.num_cpus, "max_restarts": 0, "max_concurrency": MAX_CONCURRENCY}
+        actor: Any = ray.remote(ScorerActor).options(**options).remote(name, self._settings)
+        self._members[name] = _Member(name=name, actor=actor, end=actor.wait_end.remote(), asked=actor.status.remote())
+
+    def _share(self) -> None:
+        now = time.monotonic()
+        silent = {position.owner for position in self._positions if position.expired}
+        ready = [
+            name
+            for name, member in self._members.items()
+            if member.status and not member.draining and name not in silent
+        ]
+        for name, assignment in policy.assign(self._positions, ready=ready, dead=self._gone).items():
+            member = self._members[name]
+            held = {position.partition for position in self._positions if position.owner == name}
+            if held == assignment.partitions:
+                member.told = None
+            elif member.told != assignment or now - member.told_at > _TELL_AGAIN_S:
+                member.actor.assign.remote(assignment.partitions, assignment.steal)
+                member.told, member.told_at = assignment, now
+
+    def _all_owned(self) -> bool:
+        return bool(self._positions) and all(position.owner in self._members for position in self._positions)
+
+    def _hindrance(self) -> str:
+        if self._waiting:
+            return self._waiting
+        if not any(member.status for member in self._members.values()):
+            return "no scorer has started: Ray may have no CPU free"
+        return "another pool holds a lease"
+
+    def _drain(self, members: list[_Member]) -> None:
+        if not members:
+            return
+        ends = [member.actor.drain.remote() for member in members]
+        _, late = ray.wait(ends, num_returns=len(ends), timeout=self._settings.pool.drain_s)
+        if late:
+            _log.warning("%d scorers did not drain in time; what they had not committed is scored later", len(late))
+        for member in members:
+            self._hear_last(member)
+            ray.kill(member.actor)
+        self._members.clear()
+
+    def _hear_last(self, member: _Member) -> None:
+        with contextlib.suppress(RayError):
+            last: Status = ray.get(member.actor.status.remote(), timeout=1.0)
+            member.status = last
+        if member.status is not None:
+            self._totals.add(member.status)
+
+
+def _cause(error: RayError) -> str:
+    """The innermost message: Ray wraps the actor's own error."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return str(cause).strip().splitlines()[-1] if str(cause).strip() else type(cause).__name__

@@ -1,0 +1,321 @@
+"""What every queue must do, whatever it is made of."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+from streaming.queues.base import Cause, Cursor, DeadLetter, Event, MicroBatch, NewEvent, Output, Queue
+from streaming.queues.sqlite import SqliteQueue
+from zaphod.errors import FencedError
+
+LEASE_S = 30.0
+OpenQueue: TypeAlias = Callable[[], Queue]
+
+
+@pytest.fixture(params=["sqlite"])
+def open_queue(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenQueue]:
+    """Opens the same two-partition stream as often as it is called, as other processes would."""
+    opened: list[Queue] = []
+
+    def opening() -> Queue:
+        opened.append(SqliteQueue(tmp_path / "stream", num_partitions=2))
+        return opened[-1]
+
+    yield opening
+    for queue in opened:
+        # One that was opened in another thread has been closed there.
+        with contextlib.suppress(sqlite3.ProgrammingError):
+            queue.close()
+
+
+@pytest.fixture
+def queue(open_queue: OpenQueue) -> Queue:
+    """The stream, opened once."""
+    return open_queue()
+
+
+def new_events(num: int, *, key: str | None = "k", start: int = 0) -> list[NewEvent]:
+    """Events of one key with ids `e0`, `e1`, …"""
+    return [NewEvent(value=b"%d" % i, id=f"e{i}", key=key, created=time.time()) for i in range(start, start + num)]
+
+
+def answers(batch: MicroBatch) -> list[Output]:
+    """An output for each event."""
+    return [Output(e.offset, e.id, e.key, b"answer " + e.value, {}, e.created) for e in batch.events]
+
+
+def letter(event: Event) -> DeadLetter:
+    """A dead letter for the event."""
+    return DeadLetter(
+        event.offset, event.id, event.key, event.value, event.headers, event.created,
+        Cause.UNPROCESSABLE, "Expected JSON, got something else", 1, 3,
+    )  # fmt: skip
+
+
+def produce_in_a_thread(open_queue: OpenQueue) -> None:
+    """One event, as another process would."""
+    queue = open_queue()
+    queue.produce(new_events(1))
+    queue.close()
+
+
+def partition_of(key: str) -> int:
+    """Where a key's events are, of two partitions."""
+    return NewEvent(value=b"", id="", key=key, created=0.0).partition(2)
+
+
+def everything(queue: Queue) -> list[bytes]:
+    """Every output so far."""
+    cursors = {partition: Cursor() for partition in range(queue.num_partitions)}
+    return [delivered.output.value for delivered in queue.read_outputs(cursors, max_outputs=1000)]
+
+
+def test_events_come_in_the_order_of_their_key(queue: Queue) -> None:
+    """What one key sent is polled in order, with id, key, value and headers as they were sent."""
+    event = NewEvent(value=b"\x00\xff", id="a", key="k", headers={"ce_id": "é"}, created=12.5)
+    queue.produce([event, *new_events(5)])
+    consumer = queue.consumer("me", lease_s=LEASE_S)
+    consumer.acquire(partition_of("k"))
+
+    batch = consumer.poll(max_events=100, wait_s=0)
+
+    assert batch is not None
+    assert batch.events[0] == Event(0, "a", "k", b"\x00\xff", {"ce_id": "é"}, 12.5)
+    assert [event.value for event in batch.events[1:]] == [b"0", b"1", b"2", b"3", b"4"]
+    assert [event.offset for event in batch.events] == list(range(6))
+    consumer.close()
+
+
+def test_a_commit_moves_on_and_shows_the_outputs(queue: Queue, open_queue: OpenQueue) -> None:
+    """Committed events do not come again; their outputs are read elsewhere, once and in order."""
+    queue.produce(new_events(5))
+    consumer = queue.consumer("me", lease_s=LEASE_S)
+    consumer.acquire(partition_of("k"))
+    first = consumer.poll(max_events=3, wait_s=0)
+    assert first is not None
+
+    consumer.commit(first, outputs=answers(first), dead_letters=[])
+    second = consumer.poll(max_events=3, wait_s=0)
+
+    assert second is not None
+    assert [event.value for event in second.events] == [b"3", b"4"]
+    assert everything(open_queue()) == [b"answer 0", b"answer 1", b"answer 2"]
+    assert sum(position.lag for position in queue.positions()) == 2
+    consumer.close()
+
+
+def test_without_a_commit_the_same_events_come_again(queue: Queue) -> None:
+    """A consumer that died before its commit has changed nothing."""
+    queue.produce(new_events(3))
+    consumer = queue.consumer("me", lease_s=LEASE_S)
+    consumer.acquire(partition_of("k"))
+
+    first = consumer.poll(max_events=10, wait_s=0)
+    again = consumer.poll(max_events=10, wait_s=0)
+
+    assert first == again
+    assert everything(queue) == []
+    consumer.close()
+
+
+def test_a_stolen_lease_fences_the_owner_before(queue: Queue, open_queue: OpenQueue) -> None:
+    """A zombie's commit is refused whole and its events are answered by the new owner alone."""
+    queue.produce(new_events(3))
+    partition = partition_of("k")
+    zombie, successor = queue.consumer("old", lease_s=LEASE_S), open_queue().consumer("new", lease_s=LEASE_S)
+    zombie.acquire(partition)
+    stale = zombie.poll(max_events=10, wait_s=0)
+    assert stale is not None
+
+    assert successor.acquire(partition) is None
+    lease = successor.acquire(partition, steal=True)
+    with pytest.raises(FencedError):
+        zombie.commit(stale, outputs=answers(stale), dead_letters=[letter(stale.events[0])])
+    with pytest.raises(FencedError):
+        zombie.note_attempt(stale, attempts=1)
+
+    assert lease is not None
+    assert not lease.clean
+    assert everything(queue) == []
+    fresh = successor.poll(max_events=10, wait_s=0)
+    assert fresh is not None
+    successor.commit(fresh, outputs=answers(fresh), dead_letters=[])
+    assert len(everything(queue)) == 3
+    assert partition not in zombie.partitions
+    zombie.close()
+    successor.close()
+
+
+def test_a_batch_is_committed_once(queue: Queue) -> None:
+    """The same batch again, as after a lost answer, is refused."""
+    queue.produce(new_events(2))
+    consumer = queue.consumer("me", lease_s=LEASE_S)
+    consumer.acquire(partition_of("k"))
+    batch = consumer.poll(max_events=10, wait_s=0)
+    assert batch is not None
+    consumer.commit(batch, outputs=answers(batch), dead_letters=[])
+
+    with pytest.raises(FencedError):
+        consumer.commit(batch, outputs=answers(batch), dead_letters=[])
+
+    assert len(everything(queue)) == 2
+    consumer.close()
+
+
+def test_a_released_lease_is_free_and_clean(queue: Queue, open_queue: OpenQueue) -> None:
+    """The next owner need not wait, and knows that nobody died."""
+    consumer, other = queue.consumer("me", lease_s=LEASE_S), open_queue().consumer("other", lease_s=LEASE_S)
+    first = consumer.acquire(0)
+    consumer.release(0)
+
+    second = other.acquire(0)
+
+    assert first is not None
+    assert second is not None
+    assert second.clean
+    assert second.epoch > first.epoch
+    consumer.close()
+    other.close()
+
+
+def test_an_expired_lease_is_free(queue: Queue, open_queue: OpenQueue) -> None:
+    """Who does not renew loses the partition; who does keeps it."""
+    short, other = queue.consumer("short", lease_s=0.2), open_queue().consumer("other", lease_s=LEASE_S)
+    short.acquire(0)
+    short.acquire(1)
+    deadline = time.monotonic() + 0.5
+    while time.monotonic() < deadline:
+        short.renew()
+    assert other.acquire(0) is None
+
+    time.sleep(0.3)  # the lease's own time is what is tested
+
+    assert other.acquire(0) is not None
+    short.renew()
+    short.poll(max_events=1, wait_s=0)
+    assert short.partitions == {1}
+    short.close()
+    other.close()
+
+
+def test_an_attempt_is_remembered_for_the_successor(queue: Queue, open_queue: OpenQueue) -> None:
+    """What was noted before a process died is what its successor is told; a commit forgets it."""
+    queue.produce(new_events(2))
+    partition = partition_of("k")
+    consumer = queue.consumer("me", lease_s=LEASE_S)
+    consumer.acquire(partition)
+    batch = consumer.poll(max_events=1, wait_s=0)
+    assert batch is not None
+    consumer.note_attempt(batch, attempts=2)
+
+    successor = open_queue().consumer("other", lease_s=LEASE_S)
+    lease = successor.acquire(partition, steal=True)
+
+    assert lease is not None
+    assert lease.attempts == 2
+    again = successor.poll(max_events=1, wait_s=0)
+    assert again is not None
+    successor.commit(again, outputs=answers(again), dead_letters=[])
+    third = open_queue().consumer("third", lease_s=LEASE_S).acquire(partition, steal=True)
+    assert third is not None
+    assert third.attempts == 0
+    consumer.close()
+    successor.close()
+
+
+def test_a_repeated_id_is_dropped(queue: Queue) -> None:
+    """A producer that retries appends nothing new."""
+    assert queue.produce(new_events(3)) == 3
+    assert queue.produce(new_events(4)) == 1
+    assert queue.produce(new_events(4)) == 0
+
+    assert sum(position.end_offset for position in queue.positions()) == 4
+
+
+def test_dead_letters_keep_everything(queue: Queue) -> None:
+    """A dead letter holds the original bytes, cause, attempts and version, and is committed with its batch."""
+    queue.produce([NewEvent(value=b"\x00bad", id="x", key="k", headers={"h": "1"}, created=1.0)])
+    consumer = queue.consumer("me", lease_s=LEASE_S)
+    consumer.acquire(partition_of("k"))
+    batch = consumer.poll(max_events=1, wait_s=0)
+    assert batch is not None
+    consumer.commit(batch, outputs=[], dead_letters=[letter(batch.events[0])])
+
+    found = list(queue.read_dead_letters({0: Cursor(), 1: Cursor()}, max_letters=10))
+
+    assert found == [(partition_of("k"), letter(batch.events[0]))]
+    assert found[0][1].value == b"\x00bad"
+    assert sum(position.lag for position in queue.positions()) == 0
+    consumer.close()
+
+
+def test_replay_scores_again_and_keeps_the_old_outputs(queue: Queue) -> None:
+    """After a replay events come again, a running consumer is fenced, and new outputs are read after the old."""
+    queue.produce(new_events(4))
+    partition = partition_of("k")
+    consumer = queue.consumer("me", lease_s=LEASE_S)
+    consumer.acquire(partition)
+    batch = consumer.poll(max_events=10, wait_s=0)
+    assert batch is not None
+    consumer.commit(batch, outputs=answers(batch), dead_letters=[])
+    ends = queue.output_ends()
+
+    queue.replay(partition, offset=2)
+
+    with pytest.raises(FencedError):
+        consumer.note_attempt(batch, attempts=1)
+    assert consumer.acquire(partition) is not None
+    again = consumer.poll(max_events=10, wait_s=0)
+    assert again is not None
+    assert again.first == 2
+    consumer.commit(again, outputs=answers(again), dead_letters=[])
+    assert [d.output.offset for d in queue.read_outputs(ends, max_outputs=10)] == [2, 3]
+    assert len(everything(queue)) == 6
+    consumer.close()
+
+
+def test_a_waiting_poll_hears_a_producer_and_a_wake(queue: Queue, open_queue: OpenQueue) -> None:
+    """A poll returns as soon as an event is there, not at the end of its wait; `wake` ends it too."""
+    consumer = queue.consumer("me", lease_s=LEASE_S)
+    consumer.acquire(partition_of("k"))
+    polled: list[MicroBatch | None] = []
+    thread = threading.Thread(target=produce_in_a_thread, args=(open_queue,))
+
+    thread.start()
+    while not polled or polled[-1] is None:
+        polled.append(consumer.poll(max_events=1, wait_s=20))
+    thread.join()
+    waker = threading.Timer(0.1, consumer.wake)
+    waker.start()
+    consumer.commit(polled[-1], outputs=[], dead_letters=[])
+    began = time.monotonic()
+
+    assert consumer.poll(max_events=1, wait_s=60) is None
+    assert time.monotonic() - began < 30
+    consumer.close()
+
+
+def test_a_reader_hears_a_commit(queue: Queue, open_queue: OpenQueue) -> None:
+    """A reader that waits for outputs is woken by the commit."""
+    queue.produce(new_events(1))
+    consumer = queue.consumer("me", lease_s=LEASE_S)
+    consumer.acquire(partition_of("k"))
+    batch = consumer.poll(max_events=1, wait_s=0)
+    assert batch is not None
+    queue.wait_outputs(timeout_s=0)  # begins to listen
+    while queue.wait_outputs(timeout_s=0):
+        pass
+
+    consumer.commit(batch, outputs=answers(batch), dead_letters=[])
+
+    assert queue.wait_outputs(timeout_s=20)
+    assert everything(queue) == [b"answer 0"]
+    consumer.close()
