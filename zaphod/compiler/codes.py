@@ -1,0 +1,66 @@
+"""Strings to codes: the only form in which they reach a compiled model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+_KEY = "zaphod.string_fields"
+
+
+class FieldCodes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The codes of one string field, from `offset` on: `values` in order, then null, then any other string.
+
+    refused: codes, without the offset, that the estimator raises on.
+    """
+
+    values: tuple[str, ...]
+    offset: int
+    refused: tuple[int, ...] = ()
+
+
+def encode_metadata(fields: tuple[FieldCodes, ...]) -> dict[str, str]:
+    """The model's metadata that holds them."""
+    return {_KEY: msgspec.json.encode(fields).decode()}
+
+
+def decode_metadata(metadata: Mapping[str, str]) -> tuple[FieldCodes, ...]:
+    """Raises: KeyError or msgspec.MsgspecError when the model was not made here."""
+    return msgspec.json.decode(metadata[_KEY], type=tuple[FieldCodes, ...])
+
+
+class Coder:
+    """Codes of one field; a refused one is -1. Safe to use from several threads."""
+
+    def __init__(self, field: FieldCodes) -> None:
+        size = len(field.values)
+        codes = [-1.0 if i in field.refused else float(field.offset + i) for i in range(size + 2)]
+        self._null, self._other = codes[size], codes[size + 1]
+        self._by_value: dict[str | None, float] = dict(zip(field.values, codes[:size], strict=True))
+        self._by_value[None] = self._null
+        self._table = np.array([*codes[:size], self._null, self._other])
+        self._arrow_values = pa.array(field.values, type=pa.string())
+
+    def one(self, value: str | None) -> float:
+        return self._by_value.get(value, self._other)
+
+    def many(self, column: list[str | None] | pa.Array) -> NDArray[np.float64]:
+        """float64, shape (n_rows,)."""
+        if isinstance(column, list):
+            get, other = self._by_value.get, self._other
+            return np.fromiter((get(value, other) for value in column), dtype=np.float64, count=len(column))
+        return self._arrow(column)
+
+    def _arrow(self, column: pa.Array) -> NDArray[np.float64]:
+        size = len(self._arrow_values)
+        positions = pc.index_in(column, value_set=self._arrow_values, skip_nulls=True)
+        found = pc.fill_null(positions, size + 1).to_numpy(zero_copy_only=False)
+        if column.null_count:
+            found = np.where(np.asarray(pc.is_null(column)), size, found)
+        codes: NDArray[np.float64] = self._table[found]
+        return codes

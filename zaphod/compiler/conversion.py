@@ -1,0 +1,84 @@
+"""The table of converters, and the run over an estimator."""
+
+from __future__ import annotations
+
+from sklearn.base import BaseEstimator
+
+from zaphod.compiler import NotCompilable, boosting, composition, encoders, functions, imputers, linear, scalers
+from zaphod.compiler.codes import FieldCodes, encode_metadata
+from zaphod.compiler.features import Coded, Column, Features, Inputs, Number
+from zaphod.compiler.graph import Graph
+from zaphod.compiler.scope import Prediction, Scope, Vocabulary
+from zaphod.schema import Schema, Task
+
+TRANSFORMERS = {
+    **composition.TRANSFORMERS,
+    **encoders.TRANSFORMERS,
+    **functions.TRANSFORMERS,
+    **imputers.TRANSFORMERS,
+    **scalers.TRANSFORMERS,
+}
+PREDICTORS = {
+    **boosting.PREDICTORS,
+    **composition.PREDICTORS,
+    **linear.PREDICTORS,
+}
+
+
+def convert(estimator: BaseEstimator, schema: Schema) -> bytes:
+    """The ONNX model. Raises: NotCompilable."""
+    vocabulary = Vocabulary(len(schema.string_fields))
+    while True:
+        scope, prediction = _run(estimator, schema, vocabulary)
+        if vocabulary.settle():
+            break
+    fields = tuple(
+        FieldCodes(
+            values=vocabulary.known(i),
+            offset=scope.inputs.offsets[i],
+            refused=tuple(sorted(scope.refused.get(i, ()))),
+        )
+        for i in range(len(schema.string_fields))
+    )
+    return scope.graph.build(_outputs(prediction, schema), metadata=encode_metadata(fields))
+
+
+def _run(estimator: BaseEstimator, schema: Schema, vocabulary: Vocabulary) -> tuple[Scope, Prediction]:
+    inputs = Inputs(num_numbers=len(schema.number_fields), sizes=vocabulary.sizes())
+    scope = Scope(
+        graph=Graph(inputs.num_inputs),
+        inputs=inputs,
+        vocabulary=vocabulary,
+        transformers=TRANSFORMERS,
+        predictors=PREDICTORS,
+    )
+    return scope, scope.predict(estimator, _raw_features(schema, vocabulary))
+
+
+def _raw_features(schema: Schema, vocabulary: Vocabulary) -> Features:
+    columns: list[Column] = []
+    numbers = strings = 0
+    for field in schema.fields:
+        if field.is_string:
+            columns.append(Coded(strings, vocabulary.values(strings)))
+            strings += 1
+        else:
+            columns.append(Number(numbers))
+            numbers += 1
+    return Features(tuple(columns), schema.names)
+
+
+def _outputs(prediction: Prediction, schema: Schema) -> dict[str, str]:
+    match schema.output.task:
+        case Task.CLASSIFICATION if schema.output.has_probabilities:
+            wanted = {"label": prediction.label, "probabilities": prediction.probabilities}
+        case Task.CLASSIFICATION | Task.CLUSTERING:
+            wanted = {"label": prediction.label}
+        case Task.REGRESSION:
+            wanted = {"value": prediction.value}
+        case Task.OUTLIER:
+            wanted = {"label": prediction.label, "score": prediction.decision}
+    missing = sorted(name for name, tensor in wanted.items() if tensor is None)
+    if missing:
+        raise NotCompilable(f"the converter gives no {missing}")
+    return {name: tensor for name, tensor in wanted.items() if tensor is not None}

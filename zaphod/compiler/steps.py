@@ -1,0 +1,312 @@
+"""Functions of one number, as scikit-learn's column-wise transformers apply them.
+
+Each is known three ways: in numpy, exactly as scikit-learn computes it (tables of categories and tree thresholds go
+through that); as ONNX nodes, for many columns at once; and by its direction, which lets a tree's threshold be moved
+to the other side of it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zaphod.compiler.graph import Graph
+
+Doubles = NDArray[np.float64]
+
+
+class Step(Protocol):
+    """direction: 1 never falls as the input grows, -1 never rises, 0 neither. NaN stands outside the order."""
+
+    @property
+    def direction(self) -> int: ...
+
+    def apply(self, values: Doubles) -> Doubles:
+        """float64 in and out, one shape."""
+        ...
+
+    def group(self) -> object:
+        """Steps with equal groups can be emitted together."""
+        ...
+
+    def emit(self, graph: Graph, tensor: str, steps: Sequence[Self]) -> str:
+        """The tensor [n, p] after `steps`, one step a column; all of this step's group."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Arithmetic:
+    value: float
+    op: ClassVar[str]
+
+    def group(self) -> object:
+        return type(self)
+
+    def emit(self, graph: Graph, tensor: str, steps: Sequence[Self]) -> str:
+        return graph.add(self.op, tensor, np.array([step.value for step in steps], dtype=np.float64))
+
+
+class Subtract(_Arithmetic):
+    """x - value."""
+
+    op = "Sub"
+    direction = 1
+
+    def apply(self, values: Doubles) -> Doubles:
+        return values - self.value
+
+
+class Add(_Arithmetic):
+    """x + value."""
+
+    op = "Add"
+    direction = 1
+
+    def apply(self, values: Doubles) -> Doubles:
+        return values + self.value
+
+
+class Divide(_Arithmetic):
+    """x / value."""
+
+    op = "Div"
+
+    @property
+    def direction(self) -> int:
+        return int(np.sign(self.value))
+
+    def apply(self, values: Doubles) -> Doubles:
+        return values / self.value
+
+
+class Multiply(_Arithmetic):
+    """x * value."""
+
+    op = "Mul"
+
+    @property
+    def direction(self) -> int:
+        return int(np.sign(self.value))
+
+    def apply(self, values: Doubles) -> Doubles:
+        return values * self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """NaN becomes the value."""
+
+    value: float
+    direction: ClassVar[int] = 1
+
+    def apply(self, values: Doubles) -> Doubles:
+        return np.where(np.isnan(values), self.value, values)
+
+    def group(self) -> object:
+        return Fill
+
+    def emit(self, graph: Graph, tensor: str, steps: Sequence[Self]) -> str:
+        fills = np.array([step.value for step in steps], dtype=np.float64)
+        return graph.add("Where", graph.add("IsNaN", tensor), fills, tensor)
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """One number becomes another; NaN stays."""
+
+    old: float
+    new: float
+    direction: ClassVar[int] = 0
+
+    def apply(self, values: Doubles) -> Doubles:
+        return np.where(values == self.old, self.new, values)
+
+    def group(self) -> object:
+        return Replace
+
+    def emit(self, graph: Graph, tensor: str, steps: Sequence[Self]) -> str:
+        old = np.array([step.old for step in steps], dtype=np.float64)
+        new = np.array([step.new for step in steps], dtype=np.float64)
+        return graph.add("Where", graph.add("Equal", tensor, old), new, tensor)
+
+
+@dataclass(frozen=True, slots=True)
+class IsMissing:
+    """1 where the input is NaN, else 0."""
+
+    direction: ClassVar[int] = 1
+
+    def apply(self, values: Doubles) -> Doubles:
+        return np.isnan(values).astype(np.float64)
+
+    def group(self) -> object:
+        return IsMissing
+
+    def emit(self, graph: Graph, tensor: str, steps: Sequence[Self]) -> str:
+        del steps  # they have nothing to differ in
+        return to_double(graph, graph.add("IsNaN", tensor))
+
+
+@dataclass(frozen=True, slots=True)
+class Equals:
+    """1 where the input is the value, else 0; NaN is equal to NaN."""
+
+    value: float
+    direction: ClassVar[int] = 0
+
+    def apply(self, values: Doubles) -> Doubles:
+        if np.isnan(self.value):
+            return np.isnan(values).astype(np.float64)
+        return np.where(values == self.value, 1.0, 0.0)
+
+    def group(self) -> object:
+        return Equals, bool(np.isnan(self.value))
+
+    def emit(self, graph: Graph, tensor: str, steps: Sequence[Self]) -> str:
+        if np.isnan(self.value):
+            return to_double(graph, graph.add("IsNaN", tensor))
+        wanted = np.array([step.value for step in steps], dtype=np.float64)
+        return to_double(graph, graph.add("Equal", tensor, wanted))
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """The value, whatever comes in."""
+
+    value: float
+    direction: ClassVar[int] = 1
+
+    def apply(self, values: Doubles) -> Doubles:
+        return np.full_like(values, self.value)
+
+    def group(self) -> object:
+        return Constant
+
+    def emit(self, graph: Graph, tensor: str, steps: Sequence[Self]) -> str:
+        values = np.array([step.value for step in steps], dtype=np.float64)
+        # x == x or not, both say the same: this only takes the number of rows from the tensor.
+        return graph.add("Where", graph.add("IsNaN", tensor), values, values)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """The nearest number between low and high; NaN stays."""
+
+    low: float
+    high: float
+    direction: ClassVar[int] = 1
+
+    def apply(self, values: Doubles) -> Doubles:
+        clipped: Doubles = np.clip(values, self.low, self.high)
+        return clipped
+
+    def group(self) -> object:
+        return Clip
+
+    def emit(self, graph: Graph, tensor: str, steps: Sequence[Self]) -> str:
+        low = np.array([step.low for step in steps], dtype=np.float64)
+        high = np.array([step.high for step in steps], dtype=np.float64)
+        # Min and Max of ONNX pass NaN on, as numpy's clip does.
+        return graph.add("Min", graph.add("Max", tensor, low), high)
+
+
+@dataclass(frozen=True, slots=True)
+class Above:
+    """1 where the input is greater than the threshold, else 0: Binarizer."""
+
+    threshold: float
+    direction: ClassVar[int] = 1
+
+    def apply(self, values: Doubles) -> Doubles:
+        return (values > self.threshold).astype(np.float64)
+
+    def group(self) -> object:
+        return Above
+
+    def emit(self, graph: Graph, tensor: str, steps: Sequence[Self]) -> str:
+        thresholds = np.array([step.threshold for step in steps], dtype=np.float64)
+        return to_double(graph, graph.add("Greater", tensor, thresholds))
+
+
+@dataclass(frozen=True, slots=True)
+class ToFloat32:
+    """The nearest float32, as a double: what scikit-learn's classic trees compare."""
+
+    direction: ClassVar[int] = 1
+
+    def apply(self, values: Doubles) -> Doubles:
+        return np.asarray(values.astype(np.float32), dtype=np.float64)
+
+    def group(self) -> object:
+        return ToFloat32
+
+    def emit(self, graph: Graph, tensor: str, steps: Sequence[Self]) -> str:
+        del steps  # they have nothing to differ in
+        return to_double(graph, graph.add("Cast", tensor, to=1))
+
+
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """numpy's floor, ceil, rint or trunc."""
+
+    name: str
+    direction: ClassVar[int] = 1
+
+    def apply(self, values: Doubles) -> Doubles:
+        return np.asarray(getattr(np, self.name)(values), dtype=np.float64)
+
+    def group(self) -> object:
+        return self
+
+    def emit(self, graph: Graph, tensor: str, steps: Sequence[Self]) -> str:
+        del steps  # equal by group
+        return graph.add({"floor": "Floor", "ceil": "Ceil", "rint": "Round"}[self.name], tensor)
+
+
+def compose(steps: Sequence[Step], values: Doubles) -> Doubles:
+    """The values after every step. Overflow and undefined results are results, not warnings."""
+    with np.errstate(all="ignore"):
+        return functools.reduce(lambda done, step: step.apply(done), steps, np.asarray(values, dtype=np.float64))
+
+
+def direction(steps: Sequence[Step]) -> int:
+    """Of all the steps after one another."""
+    return functools.reduce(lambda sign, step: sign * step.direction, steps, 1)
+
+
+def to_double(graph: Graph, tensor: str) -> str:
+    """The tensor of any type, cast."""
+    return graph.add("Cast", tensor, to=11)
+
+
+def last_at_most(steps: Sequence[Step], thresholds: Doubles) -> Doubles:
+    """For steps that never fall: the largest double whose result is <= each threshold; -inf where there is none.
+
+    Bisection over the doubles in their order, so rounding inside the steps is taken as it is, to the last bit.
+    """
+    thresholds = np.asarray(thresholds, dtype=np.float64)
+    low = np.full(thresholds.shape, _rank(np.array(-np.inf)), dtype=np.int64)
+    high = np.full(thresholds.shape, _rank(np.array(np.inf)), dtype=np.int64)
+    # Invariant: the result at `low` is <= the threshold (or low is -inf), at `high` above it (or high is inf).
+    for _ in range(65):
+        middle = (low >> 1) + (high >> 1) + (low & high & 1)
+        at_most = compose(steps, _unrank(middle)) <= thresholds
+        low = np.where(at_most, middle, low)
+        high = np.where(at_most, high, middle)
+    return _unrank(low)
+
+
+def _rank(values: Doubles) -> NDArray[np.int64]:
+    """An integer per double, in the same order; -0.0 and 0.0 differ by one."""
+    bits = np.asarray(values, dtype=np.float64).view(np.int64)
+    return np.where(bits >= 0, bits, np.int64(-(2**63)) - bits - 1)
+
+
+def _unrank(ranks: NDArray[np.int64]) -> Doubles:
+    bits = np.where(ranks >= 0, ranks, np.int64(-(2**63)) - ranks - 1)
+    return bits.astype(np.int64).view(np.float64)
