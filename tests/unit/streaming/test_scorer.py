@@ -1,0 +1,294 @@
+"""The scoring loop on a real queue and a real model, without Ray."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from sklearn.dummy import DummyRegressor
+
+from streaming.queues.base import Cause, Cursor, DeadLetter, NewEvent
+from streaming.queues.sqlite import SqliteQueue
+from streaming.scorer import Scorer
+from streaming.settings import ScoringSettings
+from tests import models
+from zaphod.columns import Columns
+from zaphod.errors import PredictionError, QueueUnavailableError
+from zaphod.packaging import package
+from zaphod.predictor import Predictions
+from zaphod.registry import CHAMPION, Registry
+from zaphod.served import ServedModel, Snapshot
+
+GOOD = {"amount": 100.0, "balance": None, "count": 3, "kind": "a"}
+SETTINGS = ScoringSettings(max_batch=16, max_attempts=3, backoff_s=0.001, max_backoff_s=0.01)
+
+
+@pytest.fixture(scope="module")
+def small_registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """Two versions of a constant model, the first is champion."""
+    registry = Registry.open(str(tmp_path_factory.mktemp("registry")))
+    X = models.table(50, seed=1)
+    for constant in (1.0, 2.0):
+        estimator = DummyRegressor(strategy="constant", constant=constant).fit(X, [0.0] * len(X))
+        package(estimator, name="constant", sample=X, registry=registry, nullable=models.NULLABLE)
+    registry.set_alias("constant", alias=CHAMPION, version=1, action="promote", why="test")
+    return registry
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[SqliteQueue]:
+    """A stream of one partition."""
+    opened = SqliteQueue(tmp_path / "stream", num_partitions=1)
+    yield opened
+    opened.close()
+
+
+def scorer_of(
+    queue: SqliteQueue, registry: Registry, *, name: str = "me", model: ServedModel | None = None, steal: bool = False
+) -> Scorer:
+    """A scorer that consumes the partition."""
+    scorer = Scorer(
+        queue.consumer(name, lease_s=30),
+        model or ServedModel.open(registry, "constant@1"),
+        settings=SETTINGS,
+        lease_s=30,
+        pause=lambda _: None,
+    )
+    scorer.assign([0], steal=[0] if steal else [])
+    return scorer
+
+
+def send(queue: SqliteQueue, *values: object, headers: dict[str, str] | None = None) -> None:
+    """Events e0, e1, … after those that are there; bytes go as they are, all else as JSON."""
+    first = queue.positions()[0].end_offset
+    queue.produce(
+        [
+            NewEvent(
+                value=value if isinstance(value, bytes) else json.dumps(value).encode(),
+                id=f"e{first + i}",
+                created=time.time(),
+                headers=headers or {},
+            )
+            for i, value in enumerate(values)
+        ]
+    )
+
+
+def outputs(queue: SqliteQueue) -> list[dict[str, object]]:
+    """Every output, decoded."""
+    return [msgspec.json.decode(d.output.value) for d in queue.read_outputs({0: Cursor()}, max_outputs=1000)]
+
+
+def dead_letters(queue: SqliteQueue) -> list[DeadLetter]:
+    """Every dead letter."""
+    return [letter for _, letter in queue.read_dead_letters({0: Cursor()}, max_letters=1000)]
+
+
+def test_answers_carry_id_version_and_place(queue: SqliteQueue, small_registry: Registry) -> None:
+    """An output names the event, the model that answered and the offset."""
+    send(queue, GOOD, GOOD)
+
+    assert scorer_of(queue, small_registry).step() == 2
+
+    assert outputs(queue)[1] == {
+        "id": "e1", "model": "constant", "version": 1, "variant": "champion", "partition": 0, "offset": 1,
+        "prediction": {"value": 1.0},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (b"", "JSON"),
+        (b"{not json", "JSON"),
+        (b"\x00\xff\xfe", "JSON"),
+        (b"[" * 100_000, "object"),
+        ({**GOOD, "extra": 1}, "extra"),
+        ({"amount": 1.0}, "count"),
+        ({**GOOD, "amount": "much"}, "$.amount"),
+        ({**GOOD, "amount": None}, "$.amount"),
+        ({**GOOD, "count": 1.5}, "$.count"),
+        ({"specversion": "1.0", "id": "a", "source": "s", "type": "t"}, "data"),
+        ({"specversion": "1.0", "id": "a", "source": "s", "type": "t", "data": {"amount": 1.0}}, "count"),
+        ({"specversion": "2.0", "id": "a", "source": "s", "type": "t", "data": GOOD}, "1.x"),
+        ({"specversion": "1.0", "data": GOOD}, "id"),
+    ],
+    ids=["empty", "malformed", "bytes", "deep", "unknown", "missing", "type", "null", "fraction",
+         "ce-no-data", "ce-bad-data", "ce-version", "ce-no-id"],
+)  # fmt: skip
+def test_a_bad_event_is_a_dead_letter_and_its_neighbours_are_scored(
+    queue: SqliteQueue, small_registry: Registry, value: object, says: str
+) -> None:
+    """A mistake ends in the dead-letter queue with its bytes and reason; the stream goes on."""
+    send(queue, GOOD, value, GOOD)
+
+    scorer_of(queue, small_registry).step()
+
+    assert [output["offset"] for output in outputs(queue)] == [0, 2]
+    (letter,) = dead_letters(queue)
+    assert (letter.cause, letter.offset, letter.attempts, letter.version) == (Cause.UNPROCESSABLE, 1, 1, 1)
+    assert says in letter.reason
+    assert letter.value == (value if isinstance(value, bytes) else json.dumps(value).encode())
+
+
+def test_a_structured_cloud_event_is_answered_by_one(queue: SqliteQueue, small_registry: Registry) -> None:
+    """The row is `data`; the answer is a CloudEvent that names id and source of the event."""
+    event = {"specversion": "1.0", "id": "abc", "source": "/shop", "type": "paid", "subject": "card-1", "data": GOOD}
+    send(queue, event, headers={"content-type": "application/cloudevents+json; charset=utf-8"})
+
+    scorer_of(queue, small_registry).step()
+
+    (answer,) = outputs(queue)
+    assert answer["specversion"] == "1.0"
+    assert answer["subject"] == "card-1"
+    assert answer["source"] == "/zaphod/constant"
+    data = answer["data"]
+    assert isinstance(data, dict)
+    assert (data["id"], data["source"], data["prediction"]) == ("abc", "/shop", {"value": 1.0})
+
+
+def test_a_binary_cloud_event_is_answered_by_one(queue: SqliteQueue, small_registry: Registry) -> None:
+    """Attributes travel in headers, in as out."""
+    attributes = {"ce_specversion": "1.0", "ce_id": "abc", "ce_source": "/shop", "ce_type": "paid"}
+    send(queue, GOOD, headers=attributes)
+
+    scorer_of(queue, small_registry).step()
+
+    (delivered,) = queue.read_outputs({0: Cursor()}, max_outputs=10)
+    assert delivered.output.headers["ce_type"] == "zaphod.prediction"
+    assert msgspec.json.decode(delivered.output.value)["source"] == "/shop"
+
+
+def test_a_binary_cloud_event_without_id_is_a_dead_letter(queue: SqliteQueue, small_registry: Registry) -> None:
+    """A required attribute that is missing is named."""
+    send(queue, GOOD, headers={"ce_specversion": "1.0", "ce_source": "/shop"})
+
+    scorer_of(queue, small_registry).step()
+
+    assert "ce_id" in dead_letters(queue)[0].reason
+
+
+class FailingPredictor:
+    """Raises on a batch that holds a row with `count` 13, as often as it is told to."""
+
+    engine = "onnx"
+
+    def __init__(self, inner: Snapshot, *, times: int) -> None:
+        self._inner = inner.predictor
+        self.left = times
+
+    def predict(self, columns: Columns) -> Predictions:
+        if (columns.numbers == 13).any() and self.left:
+            self.left -= 1
+            raise PredictionError("Cannot predict: the estimator raised ValueError.")
+        return self._inner.predict(columns)
+
+
+class PinnedModel:
+    """A served model with a predictor of the test's own."""
+
+    def __init__(self, snapshot: Snapshot, predictor: FailingPredictor) -> None:
+        self._snapshot = Snapshot(snapshot.bundle, predictor, snapshot.decoder, snapshot.stamp, snapshot.example)
+
+    def snapshot(self) -> Snapshot:
+        return self._snapshot
+
+
+def failing(registry: Registry, *, times: int) -> ServedModel:
+    """A model that fails on `count` 13."""
+    snapshot = ServedModel.open(registry, "constant@1").snapshot()
+    return PinnedModel(snapshot, FailingPredictor(snapshot, times=times))  # type: ignore[return-value]  # what a scorer uses of it
+
+
+def test_an_event_the_model_fails_on_is_retried_then_a_dead_letter(
+    queue: SqliteQueue, small_registry: Registry
+) -> None:
+    """Its neighbours are answered; it is `failed` after the allowed attempts."""
+    send(queue, GOOD, {**GOOD, "count": 13}, GOOD)
+
+    scorer_of(queue, small_registry, model=failing(small_registry, times=99)).step()
+
+    assert [output["offset"] for output in outputs(queue)] == [0, 2]
+    (letter,) = dead_letters(queue)
+    assert (letter.cause, letter.attempts) == (Cause.FAILED, 3)
+
+
+def test_a_failure_that_passes_is_no_dead_letter(queue: SqliteQueue, small_registry: Registry) -> None:
+    """The second attempt succeeds: the event is answered."""
+    send(queue, {**GOOD, "count": 13})
+
+    scorer_of(queue, small_registry, model=failing(small_registry, times=2)).step()
+
+    assert len(outputs(queue)) == 1
+    assert dead_letters(queue) == []
+
+
+def test_a_model_swap_is_at_one_offset(queue: SqliteQueue, small_registry: Registry) -> None:
+    """Everything before the swap is answered by one version, everything after by the other."""
+    model = ServedModel.open(small_registry, "constant")
+    scorer = scorer_of(queue, small_registry, model=model)
+    send(queue, GOOD, GOOD)
+    scorer.step()
+    small_registry.set_alias("constant", alias=CHAMPION, version=2, action="promote", why="test")
+    model.refresh()
+    send(queue, GOOD)
+    scorer.step()
+    small_registry.set_alias("constant", alias=CHAMPION, version=1, action="rollback", why="test")
+    model.close()
+
+    assert [output["version"] for output in outputs(queue)] == [1, 1, 2]
+
+
+def test_an_event_that_kills_its_scorers_ends_as_a_dead_letter(queue: SqliteQueue, small_registry: Registry) -> None:
+    """Each successor of a dead scorer goes one by one; after the allowed deaths the event is put aside."""
+
+    class Death(BaseException):
+        pass
+
+    class Killer(FailingPredictor):
+        def predict(self, columns: Columns) -> Predictions:
+            if (columns.numbers == 13).any():
+                raise Death
+            return self._inner.predict(columns)
+
+    snapshot = ServedModel.open(small_registry, "constant@1").snapshot()
+    model = PinnedModel(snapshot, Killer(snapshot, times=0))
+    send(queue, GOOD, {**GOOD, "count": 13}, GOOD)
+    deaths = 0
+    for number in range(10):
+        scorer = scorer_of(queue, small_registry, name=f"s{number}", model=model, steal=True)  # type: ignore[arg-type]  # as above
+        try:
+            scorer.step()
+        except Death:
+            deaths += 1
+        else:
+            break
+
+    assert deaths == SETTINGS.max_attempts + 1  # the first death names no event yet
+    assert [output["offset"] for output in outputs(queue)] == [0, 2]
+    (letter,) = dead_letters(queue)
+    assert (letter.cause, letter.offset, letter.attempts) == (Cause.FAILED, 1, 3)
+
+
+def test_a_queue_outage_is_waited_out(
+    queue: SqliteQueue, small_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit that fails for want of a queue is tried again until it succeeds; nothing is lost or doubled."""
+    send(queue, GOOD)
+    scorer = scorer_of(queue, small_registry)
+    commit, failures = scorer._consumer.commit, iter(range(3))  # the fault is put where a full disk would be
+
+    def flaky(*args: object, **kwargs: object) -> None:
+        if next(failures, None) is not None:
+            raise QueueUnavailableError("Cannot use the queue: the disk is full. It is tried again.")
+        commit(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scorer._consumer, "commit", flaky)
+    scorer.step()
+
+    assert next(failures, None) is None
+    assert len(outputs(queue)) == 1
