@@ -47,7 +47,7 @@ def write_file(path: Path, rows: pd.DataFrame | pa.Table, *, row_group_rows: int
 def make_settings(home: Path, registry: Registry, **changes: object) -> BatchSettings:
     """`input` and `output` below the home, units of two row groups, batches that cross row groups."""
     values: dict[str, object] = {
-        "model": "binary",
+        "model": "multiclass",
         "registry": registry.uri,
         "input": str(home / "input"),
         "output": str(home / "output"),

@@ -31,7 +31,7 @@ def published(home: Path) -> list[str]:
 def test_predictions_are_the_models(tmp_path: Path, registry: Registry) -> None:
     """Each row has the prediction that the model gives for the whole table, beside its id and the version."""
     tables.write_input(tmp_path / "input")
-    outcome = tables.run(tables.make_settings(tmp_path, registry))
+    outcome = tables.run(tables.make_settings(tmp_path, registry, model="binary"))
 
     got = pd.read_parquet(outcome.predictions).sort_values("id", ignore_index=True)
 
@@ -243,7 +243,7 @@ def test_the_newest_of_two_models_is_current(tmp_path: Path, registry: Registry)
     """Each run has its folder; asking for the first again makes it current again."""
     tables.write_input(tmp_path / "input")
     first = tables.run(tables.make_settings(tmp_path, registry))
-    second = tables.run(tables.make_settings(tmp_path, registry, model="multiclass"))
+    second = tables.run(tables.make_settings(tmp_path, registry, model="regressor"))
     assert len(published(tmp_path)) == 2
     assert json.loads((tmp_path / "output/current.json").read_bytes())["run_id"] == second.manifest.run_id
 
@@ -273,8 +273,8 @@ def test_kept_columns_may_not_collide(tmp_path: Path, registry: Registry) -> Non
     """A kept column of the name of an output is refused."""
     tables.write_input(tmp_path / "input")
 
-    with pytest.raises(ConfigError, match="probability_1"):
-        tables.run(tables.make_settings(tmp_path, registry, keep=["probability_1"]))
+    with pytest.raises(ConfigError, match="probability_low"):
+        tables.run(tables.make_settings(tmp_path, registry, keep=["probability_low"]))
 
 
 def test_kept_columns_take_one_type(tmp_path: Path, registry: Registry) -> None:

@@ -1,0 +1,38 @@
+"""A driver that kills itself, for the fault tests: `python -m tests.batch.driver HOME REGISTRY STEP COUNT [ray]`.
+
+Sends itself SIGKILL when the step has come for the COUNT-th time; with COUNT 0 it runs to its end.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+from tests.batch import tables
+from zaphod.registry import Registry
+
+
+def main(home: Path, registry: str, step: str, count: int, *, on_ray: bool) -> None:
+    """Runs the job of `tables.make_settings`."""
+    settings = tables.make_settings(home, Registry.open(registry))
+    seen: Counter[str] = Counter()
+
+    def die(name: str) -> None:
+        seen[name] += 1
+        if name == step and seen[name] == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if not on_ray:
+        tables.run(settings, on_step=die)
+        return
+    from batch.execution import ray_executor
+
+    tables.run(settings, open_executor=functools.partial(ray_executor, settings, run_dir=home), on_step=die)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), on_ray=sys.argv[5:] == ["ray"])
