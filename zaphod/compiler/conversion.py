@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from sklearn.base import BaseEstimator
 
-from zaphod.compiler import NotCompilable, boosting, composition, encoders, functions, imputers, linear, scalers
+from zaphod.compiler import (
+    NotCompilable,
+    boosting,
+    composition,
+    encoders,
+    forests,
+    functions,
+    imputers,
+    linear,
+    scalers,
+)
 from zaphod.compiler.codes import FieldCodes, encode_metadata
 from zaphod.compiler.features import Coded, Column, Features, Inputs, Number
 from zaphod.compiler.graph import Graph
@@ -21,6 +31,7 @@ TRANSFORMERS = {
 PREDICTORS = {
     **boosting.PREDICTORS,
     **composition.PREDICTORS,
+    **forests.PREDICTORS,
     **linear.PREDICTORS,
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,8 @@ _SUM = 1
 class Tree:
     """Arrays of one entry per node, node 0 the root. Left is taken when feature <= threshold.
 
-    left, right: children; a leaf has left < 0. missing_left: where NaN goes. value: float64, what a leaf adds.
-    categories: of the nodes that split on a category instead: (category numbers that go left, numbers that are known);
-        a number that is not known goes where NaN goes.
+    left, right: children; a leaf has left < 0. missing_left: where NaN goes.
+    value: float64, shape (num_nodes,), what a leaf adds to `target`; or shape (num_nodes, C), what it adds to each.
     """
 
     feature: NDArray[np.int64]
@@ -53,6 +52,57 @@ def constant_tree(value: float, *, target: int = 0) -> Tree:
         value=np.array([value], dtype=np.float64),
         target=target,
     )
+
+
+# A row walks every tree of a node before the next row: beyond this many nodes they push each other out of the cache.
+# Measured on forests of 100 trees: 10,000 rows take a third of the time, one row 3 us more.
+_CACHED_NODES = 10_000
+
+
+def sum_vectors(
+    graph: Graph, inputs: Inputs, features: Features, trees: Sequence[Tree], *, float32: bool = False
+) -> str:
+    """As `sum_trees`, for leaves that hold a row of numbers: double, shape (n_rows, C).
+
+    The operator's leaves hold one number: small forests are copied for each of C, in larger ones a leaf says which
+    it is, and its row is looked up.
+    """
+    width = trees[0].value.shape[1]
+    if width * sum(len(tree.feature) for tree in trees) <= _CACHED_NODES:
+        copies = [replace(tree, value=tree.value[:, k], target=k) for tree in trees for k in range(width)]
+        return sum_trees(graph, inputs, features, copies, num_targets=width, float32=float32)
+    starts = np.cumsum([0, *(len(tree.feature) for tree in trees)])
+    pieces = []
+    for chunk in _chunks(trees):
+        leaves = [
+            replace(trees[i], value=starts[i] + np.arange(len(trees[i].feature), dtype=np.float64), target=place)
+            for place, i in enumerate(chunk)
+        ]
+        pieces.append(sum_trees(graph, inputs, features, leaves, num_targets=len(chunk), float32=float32))
+    found = pieces[0] if len(pieces) == 1 else graph.add("Concat", *pieces, axis=1)
+    table = np.concatenate([tree.value for tree in trees])
+    rows = graph.add("Gather", table, graph.add("Cast", found, to=7), axis=0)
+    return graph.add("ReduceSum", rows, np.array([1]), keepdims=0)
+
+
+def sum_numbers(
+    graph: Graph, inputs: Inputs, features: Features, trees: Sequence[Tree], *, float32: bool = False
+) -> str:
+    """As `sum_trees` with one target, in several nodes where one would be too large: their sums are added at the end."""
+    sums = [sum_trees(graph, inputs, features, [trees[i] for i in chunk], float32=float32) for chunk in _chunks(trees)]
+    return sums[0] if len(sums) == 1 else graph.add("Sum", *sums)
+
+
+def _chunks(trees: Sequence[Tree]) -> list[list[int]]:
+    chunks: list[list[int]] = [[]]
+    size = 0
+    for i, tree in enumerate(trees):
+        if chunks[-1] and size + len(tree.feature) > _CACHED_NODES:
+            chunks.append([])
+            size = 0
+        chunks[-1].append(i)
+        size += len(tree.feature)
+    return chunks
 
 
 def sum_trees(
