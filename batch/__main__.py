@@ -34,6 +34,7 @@ def run(*, config: Path, dry_run: bool, flags: dict[str, object]) -> int:
         settings = load_settings(BatchSettings, path=config, flags=flags, environ=os.environ)
         settings = settings.model_copy(
             update={name: from_home(getattr(settings, name), home) for name in ("input", "output", "registry")}
+            | {"ray_env": home / settings.ray_env}
         )
         job = Job(settings, open_executor=lambda: _on_ray(settings, home / "var" / "run"), console=console)
         ready = job.check()

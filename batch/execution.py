@@ -11,9 +11,6 @@ from typing import cast
 
 import msgspec
 import pyarrow as pa
-import ray
-import ray.data
-from ray.data import TaskPoolStrategy
 
 from batch.cluster import Cluster, connect
 from batch.commit import Receipt
@@ -36,6 +33,9 @@ def ray_executor(settings: BatchSettings, *, run_dir: Path) -> Iterator[Execute]
 
 def _execute(units: Sequence[Unit], work: Work, *, settings: BatchSettings, cluster: Cluster) -> Iterator[Receipt]:
     """Raises: BatchError when a task fails in a way that its receipt cannot tell."""
+    import ray.data
+    import ray.exceptions
+
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -49,7 +49,7 @@ def _execute(units: Sequence[Unit], work: Work, *, settings: BatchSettings, clus
         batch_format="pyarrow",
         fn_kwargs={"work": msgspec.json.encode(work)},
         num_cpus=settings.cpus_per_task,
-        compute=TaskPoolStrategy(size=num_tasks),
+        compute=ray.data.TaskPoolStrategy(size=num_tasks),
     )
     batches = cast(
         "Iterator[pa.Table]", iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
