@@ -8,11 +8,15 @@ from zaphod.compiler import (
     NotCompilable,
     boosting,
     composition,
+    distances,
     encoders,
     forests,
     functions,
     imputers,
+    kernels,
     linear,
+    neural,
+    probabilistic,
     scalers,
 )
 from zaphod.compiler.codes import FieldCodes, encode_metadata
@@ -31,8 +35,12 @@ TRANSFORMERS = {
 PREDICTORS = {
     **boosting.PREDICTORS,
     **composition.PREDICTORS,
+    **distances.PREDICTORS,
     **forests.PREDICTORS,
+    **kernels.PREDICTORS,
     **linear.PREDICTORS,
+    **neural.PREDICTORS,
+    **probabilistic.PREDICTORS,
 }
 
 

@@ -71,7 +71,7 @@ def _tabulate(answer: Encode, column: Coded, width: int, scope: Scope) -> NDArra
             table[codes] = answer(column.values[codes])
         except ValueError:
             if len(codes) == 1:
-                scope.refused.setdefault(column.field, set()).add(int(codes[0]))
+                scope.refuse(column.field, codes)
             else:
                 half = len(codes) // 2
                 waiting += [codes[:half], codes[half:]]

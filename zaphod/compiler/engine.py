@@ -68,6 +68,13 @@ class OnnxPredictor:
             scores=None if score is None else score.reshape(-1),
         )
 
+    def refuses(self, columns: Columns) -> NDArray[np.bool_]:
+        """Rows with a category that the estimator refuses, shape (n_rows,)."""
+        refused = np.zeros(columns.num_rows, dtype=bool)
+        for coder, column in zip(self._coders, columns.strings, strict=True):
+            refused |= coder.many(column) < 0
+        return refused
+
     def encode(self, columns: Columns) -> NDArray[np.float64]:
         """What the model is fed: numbers, then codes; float64, shape (n_rows, num_inputs).
 

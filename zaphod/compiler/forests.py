@@ -21,7 +21,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTre
 from zaphod.compiler import NotCompilable
 from zaphod.compiler.features import Features
 from zaphod.compiler.linear import binary_logistic, multinomial
-from zaphod.compiler.scope import Estimator, Prediction, PredictConverter, Scope
+from zaphod.compiler.scope import Estimator, PredictConverter, Prediction, Scope
 from zaphod.compiler.trees import Tree, constant_tree, sum_numbers, sum_trees, sum_vectors
 
 TREE_CLASSIFIERS = (DecisionTreeClassifier, ExtraTreeClassifier)

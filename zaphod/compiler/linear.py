@@ -4,11 +4,57 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.linear_model import (
+    ARDRegression,
+    BayesianRidge,
+    ElasticNet,
+    ElasticNetCV,
+    GammaRegressor,
+    HuberRegressor,
+    Lars,
+    Lasso,
+    LassoCV,
+    LassoLars,
+    LassoLarsCV,
+    LassoLarsIC,
+    LinearRegression,
+    LogisticRegression,
+    LogisticRegressionCV,
+    MultiTaskElasticNet,
+    MultiTaskLasso,
+    OrthogonalMatchingPursuit,
+    PassiveAggressiveClassifier,
+    PassiveAggressiveRegressor,
+    Perceptron,
+    PoissonRegressor,
+    QuantileRegressor,
+    Ridge,
+    RidgeClassifier,
+    RidgeClassifierCV,
+    RidgeCV,
+    SGDClassifier,
+    SGDOneClassSVM,
+    SGDRegressor,
+    TheilSenRegressor,
+    TweedieRegressor,
+)
+from sklearn.svm import LinearSVC, LinearSVR
 
-from zaphod.compiler.features import Features, dot
+from zaphod.compiler import NotCompilable
+from zaphod.compiler.features import Features, apply_steps, dot
 from zaphod.compiler.graph import Graph
 from zaphod.compiler.scope import Estimator, PredictConverter, Prediction, Scope
+from zaphod.compiler.steps import Subtract
+
+REGRESSORS = (
+    ARDRegression, BayesianRidge, ElasticNet, ElasticNetCV, HuberRegressor, Lars, Lasso, LassoCV, LassoLars,
+    LassoLarsCV, LassoLarsIC, LinearRegression, LinearSVR, MultiTaskElasticNet, MultiTaskLasso,
+    OrthogonalMatchingPursuit, PassiveAggressiveRegressor, QuantileRegressor, Ridge, RidgeCV, SGDRegressor,
+    TheilSenRegressor,
+)  # fmt: skip
+# These have a decision and a label, and no probabilities.
+SEPARATORS = (LinearSVC, PassiveAggressiveClassifier, Perceptron, RidgeClassifier, RidgeClassifierCV)
 
 
 def weights(model: Estimator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -18,25 +64,22 @@ def weights(model: Estimator) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     return coef, np.broadcast_to(intercept, coef.shape[1:]).copy()
 
 
-def _regress(model: Estimator, features: Features, scope: Scope) -> Prediction:
-    return Prediction(value=dot(scope.graph, scope.inputs, features, *weights(model)))
-
-
-def _logistic(model: LogisticRegression, features: Features, scope: Scope) -> Prediction:
+def both_sides(model: Estimator, features: Features, scope: Scope) -> str:
+    """-z and z of a binary model from one product, [n, 2]."""
     coef, intercept = weights(model)
-    if coef.shape[1] == 1:
-        # Both classes from one product: -z and z.
-        both = dot(scope.graph, scope.inputs, features, np.hstack([-coef, coef]), np.hstack([-intercept, intercept]))
-        return binary_logistic(scope.graph, both)
-    decision = dot(scope.graph, scope.inputs, features, coef, intercept)
-    return multinomial(scope.graph, decision)
+    return dot(scope.graph, scope.inputs, features, np.hstack([-coef, coef]), np.hstack([-intercept, intercept]))
+
+
+def is_binary(model: Estimator) -> bool:
+    """One decision decides between two classes."""
+    return bool(weights(model)[0].shape[1] == 1)
 
 
 def binary_logistic(graph: Graph, both: str) -> Prediction:
     """both: [n, 2], -z and z. The label is 1 when z > 0: of equals, ArgMax takes the first."""
     return Prediction(
-        label=graph.add("ArgMax", both, axis=1, keepdims=0),
-        decision=graph.add("Slice", both, np.array([1]), np.array([2]), np.array([1])),
+        label=first_largest(graph, both),
+        decision=last_column(graph, both),
         probabilities=graph.add("Sigmoid", both),
     )
 
@@ -44,14 +87,108 @@ def binary_logistic(graph: Graph, both: str) -> Prediction:
 def multinomial(graph: Graph, decision: str) -> Prediction:
     """decision: [n, C], one column a class."""
     return Prediction(
-        label=graph.add("ArgMax", decision, axis=1, keepdims=0),
+        label=first_largest(graph, decision),
         decision=decision,
         probabilities=graph.add("Softmax", decision, axis=1),
     )
 
 
+def first_largest(graph: Graph, scores: str) -> str:
+    """The column of each row's largest, [n]; the first of equals, as numpy's argmax."""
+    return graph.add("ArgMax", scores, axis=1, keepdims=0)
+
+
+def last_column(graph: Graph, pair: str) -> str:
+    """Column 1 of [n, 2], as [n, 1]."""
+    return graph.add("Slice", pair, np.array([1]), np.array([2]), np.array([1]))
+
+
+def share_out(graph: Graph, parts: str, *, num_classes: int) -> str:
+    """Each row divided by its sum; a row of zeros becomes equal shares."""
+    total = graph.add("ReduceSum", parts, np.array([1]), keepdims=1)
+    is_zero = graph.add("Equal", total, np.array(0.0))
+    return graph.add("Where", is_zero, np.array(1.0 / num_classes), graph.add("Div", parts, total))
+
+
+def _regress(model: Estimator, features: Features, scope: Scope) -> Prediction:
+    return Prediction(value=dot(scope.graph, scope.inputs, features, *weights(model)))
+
+
+def _regress_partial_least_squares(model: PLSRegression, features: Features, scope: Scope) -> Prediction:
+    centred = apply_steps(scope.graph, features, [(Subtract(float(mean)),) for mean in model._x_mean])
+    return _regress(model, centred, scope)
+
+
+def _regress_generalised(model: Estimator, features: Features, scope: Scope) -> Prediction:
+    linear = dot(scope.graph, scope.inputs, features, *weights(model))
+    link = type(model._base_loss.link).__name__
+    match link:
+        case "LogLink":
+            return Prediction(value=scope.graph.add("Exp", linear))
+        case "IdentityLink":
+            return Prediction(value=linear)
+        case _:
+            raise NotCompilable(f"{type(model).__name__} with {link} has no converter")
+
+
+def _separate(model: Estimator, features: Features, scope: Scope) -> Prediction:
+    if getattr(model, "classes_", None) is not None and np.ndim(model.classes_[0]):
+        raise NotCompilable(f"{type(model).__name__} with several labels a row has no converter")
+    if is_binary(model):
+        both = both_sides(model, features, scope)
+        return Prediction(label=first_largest(scope.graph, both), decision=last_column(scope.graph, both))
+    decision = dot(scope.graph, scope.inputs, features, *weights(model))
+    return Prediction(label=first_largest(scope.graph, decision), decision=decision)
+
+
+def _logistic(model: Estimator, features: Features, scope: Scope) -> Prediction:
+    if is_binary(model):
+        return binary_logistic(scope.graph, both_sides(model, features, scope))
+    return multinomial(scope.graph, dot(scope.graph, scope.inputs, features, *weights(model)))
+
+
+def _descend(model: SGDClassifier, features: Features, scope: Scope) -> Prediction:
+    graph = scope.graph
+    separated = _separate(model, features, scope)
+    assert separated.decision is not None
+    match model.loss:
+        case "log_loss" if is_binary(model):
+            return binary_logistic(graph, both_sides(model, features, scope))
+        case "log_loss":
+            shares = graph.add("Sigmoid", separated.decision)
+        case "modified_huber":
+            clipped = graph.add("Min", graph.add("Max", separated.decision, np.array(-1.0)), np.array(1.0))
+            shares = graph.add("Div", graph.add("Add", clipped, np.array(1.0)), np.array(2.0))
+        case _:
+            return separated
+    if is_binary(model):
+        probabilities = complete(graph, shares)
+    else:
+        probabilities = share_out(graph, shares, num_classes=len(model.classes_))
+    return Prediction(label=separated.label, decision=separated.decision, probabilities=probabilities)
+
+
+def complete(graph: Graph, positive: str) -> str:
+    """1 - p and p from p, [n, 1] to [n, 2]."""
+    return graph.add("Concat", graph.add("Sub", np.array(1.0), positive), positive, axis=1)
+
+
+def _detect(model: SGDOneClassSVM, features: Features, scope: Scope) -> Prediction:
+    coef = np.asarray(model.coef_, dtype=np.float64).reshape(-1, 1)
+    decision = dot(scope.graph, scope.inputs, features, coef, -np.asarray(model.offset_, dtype=np.float64).reshape(1))
+    label = scope.graph.add("Where", scope.graph.add("Less", decision, np.array(0.0)), np.array([-1]), np.array([1]))
+    return Prediction(label=label, decision=decision)
+
+
 PREDICTORS: dict[type, PredictConverter] = {
-    LinearRegression: _regress,
-    Ridge: _regress,
+    **dict.fromkeys(REGRESSORS, _regress),
+    **dict.fromkeys(SEPARATORS, _separate),
+    PLSRegression: _regress_partial_least_squares,
+    GammaRegressor: _regress_generalised,
+    PoissonRegressor: _regress_generalised,
+    TweedieRegressor: _regress_generalised,
     LogisticRegression: _logistic,
+    LogisticRegressionCV: _logistic,
+    SGDClassifier: _descend,
+    SGDOneClassSVM: _detect,
 }

@@ -23,6 +23,10 @@ MAX_DIFFERENCE = 1e-6
 
 _MAX_ROWS = 20_000
 _TIMED_CALLS = 30
+# Rows that the compiled model refuses and that the reference is asked about one by one.
+_REFUSED_CHECKED = 8
+# A reference that raises on many rows is asked about parts of them, and not longer than this.
+_MAX_CALLS = 500
 
 
 class RowsCompared(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,9 +163,14 @@ def _compare(
     reference: Predictor, compiled: OnnxPredictor, rows: Columns, tally: _Tally, *, kind: str
 ) -> tuple[int, int]:
     """Rows compared, and rows left out because the reference raises on them."""
-    compared = refused = 0
-    waiting = [np.arange(rows.num_rows)]
-    while waiting:
+    refuses = compiled.refuses(rows)
+    if not _raises_on_each(reference, rows.take(np.flatnonzero(refuses)[:_REFUSED_CHECKED])):
+        tally.unlike_kind = tally.unlike_kind or kind
+    compared, refused = 0, int(refuses.sum())
+    waiting = [np.flatnonzero(~refuses)]
+    for _ in range(_MAX_CALLS):
+        if not waiting:
+            break
         chosen = waiting.pop()
         if not chosen.size:
             continue
@@ -182,7 +191,17 @@ def _compare(
             continue
         tally.compare(expected, got, kind=kind)
         compared += chosen.size
-    return compared, refused
+    return compared, refused + sum(chosen.size for chosen in waiting)
+
+
+def _raises_on_each(reference: Predictor, rows: Columns) -> bool:
+    for i in range(rows.num_rows):
+        try:
+            reference.predict(rows.take(np.array([i])))
+        except PredictionError:
+            continue
+        return False
+    return True
 
 
 def _count_flips(expected: Predictions, got: Predictions) -> int:

@@ -89,6 +89,10 @@ class Scope:
             raise NotCompilable(f"no converter for {type(estimator).__name__}")
         return converter(estimator, features, self)
 
+    def refuse(self, field: int, codes: Iterable[int]) -> None:
+        """Rows with these codes of a string field are refused, as the estimator does."""
+        self.refused.setdefault(field, set()).update(int(code) for code in codes)
+
     def predict(self, estimator: BaseEstimator, features: Features) -> Prediction:
         """Raises: NotCompilable."""
         converter = self.predictors.get(type(estimator))

@@ -88,7 +88,7 @@ def sum_vectors(
 def sum_numbers(
     graph: Graph, inputs: Inputs, features: Features, trees: Sequence[Tree], *, float32: bool = False
 ) -> str:
-    """As `sum_trees` with one target, in several nodes where one would be too large: their sums are added at the end."""
+    """As `sum_trees` with one target; where one node would be too large, the sums of several are added at the end."""
     sums = [sum_trees(graph, inputs, features, [trees[i] for i in chunk], float32=float32) for chunk in _chunks(trees)]
     return sums[0] if len(sums) == 1 else graph.add("Sum", *sums)
 
