@@ -9,11 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
-
 from zaphod import machine
 from zaphod.errors import EnvironmentNotReadyError
-from zaphod.settings import load_ray_env
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +23,17 @@ class Cluster:
 
 @contextlib.contextmanager
 def connect(*, run_dir: Path, ray_env: Path) -> Iterator[Cluster]:
-    """Leaves no process behind. Raises: EnvironmentNotReadyError when Ray cannot be reached or started."""
-    address = machine.cluster_address(run_dir)
+    """Leaves no process behind. Raises: ConfigError; EnvironmentNotReadyError when Ray is not to be had."""
+    place = machine.find_ray(run_dir, ray_env=ray_env)
+    os.environ.update(place.environ)
+    # Not before: Ray reads its environment, the way to authenticate in it, when it is imported.
+    import ray
+
     try:
-        if address is None:
-            # Read by the processes that Ray starts.
-            os.environ.update(load_ray_env(ray_env))
+        if place.address is None:
+            machine.end_orphans(run_dir)
             ray.init(
+                "local",  # without it Ray joins whatever else was started on this machine
                 _node_ip_address=machine.RAY_HOST,
                 include_dashboard=False,
                 log_to_driver=False,
@@ -40,15 +41,12 @@ def connect(*, run_dir: Path, ray_env: Path) -> Iterator[Cluster]:
                 configure_logging=False,
             )
         else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+            ray.init(place.address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except (ConnectionError, RuntimeError, OSError) as error:
-        what = "start Ray" if address is None else f"join Ray at {address}"
+        what = "start Ray" if place.address is None else f"join Ray at {place.address}"
         raise EnvironmentNotReadyError(f"Cannot {what}: {error}") from error
     try:
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's own
-        yield Cluster(
-            num_cpus=resources.get("CPU", 0.0),
-            joined=address is not None,
-        )
+        yield Cluster(num_cpus=resources.get("CPU", 0.0), joined=place.address is not None)
     finally:
         ray.shutdown()

@@ -142,6 +142,7 @@ class Launcher:
         return serve
 
     def _start_ray(self) -> None:
+        machine.ensure_ray_token(self._environ)
         command = [
             _script("ray"), "start", "--head", f"--node-ip-address={machine.RAY_HOST}", f"--port={self._ray_port}",
             "--include-dashboard=true", f"--dashboard-port={self._launch.dashboard_port}",
@@ -231,6 +232,8 @@ def stop(run_dir: Path, *, kill_launcher: bool = True) -> list[str]:
     if kill_launcher and server is not None:
         machine.end_processes([psutil.Process(server.pid)], grace_s=30.0)
     names = machine.end_marked(run_dir)
+    if kill_launcher:
+        names += machine.end_owned(run_dir)
     (run_dir / machine.RUN_FILE).unlink(missing_ok=True)
     return names
 

@@ -36,9 +36,11 @@ _RAY_ENV = Path("configs/ray.env")
 def run(context: typer.Context, config: _Config = _CONFIG, model: _Model = None) -> None:
     """Runs the pool until SIGTERM or Ctrl-C, then drains it."""
     if context.invoked_subcommand is None:
+        settings = read_settings(config, model=model)
+        place = find_ray()
         from streaming.session import run_pool
 
-        run_pool(read_settings(config, model=model), home=Path.cwd(), ray_env=_RAY_ENV)
+        run_pool(settings, place=place)
 
 
 @app.command()
@@ -51,12 +53,14 @@ def demo(
     key_column: _Key = None,
 ) -> None:
     """Starts the pool, feeds it events and shows the outputs as they arrive."""
+    settings = read_settings(config)
+    place = find_ray()
     from streaming.session import Feed, run_demo
 
     feed = Feed(
         events=events, rate=rate or 1000.0, seconds=seconds, id_column=id_column, key_column=key_column, config=config
     )
-    run_demo(read_settings(config), feed, home=Path.cwd(), ray_env=_RAY_ENV)
+    run_demo(settings, feed, place=place)
 
 
 @app.command()
@@ -141,6 +145,15 @@ def read_settings(config: Path, *, model: str | None = None) -> StreamingSetting
     queue = settings.queue.model_copy(update={"path": str(home / settings.queue.path)})
     registry = settings.registry if "://" in settings.registry else str(home / settings.registry)
     return settings.model_copy(update={"queue": queue, "registry": registry})
+
+
+def find_ray() -> machine.RayPlace:
+    """Sets Ray's environment: to be called before Ray is imported, which is when Ray reads it."""
+    run_dir = machine.home() / "var" / "run"
+    place = machine.find_ray(run_dir, ray_env=_RAY_ENV)
+    os.environ.update(place.environ)
+    machine.end_orphans(run_dir)
+    return place
 
 
 def _schema(settings: StreamingSettings) -> Schema:

@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import ray
 
 from zaphod import machine
-from zaphod.settings import load_ray_env
+from zaphod.errors import EnvironmentNotReadyError
 
 
 @contextlib.contextmanager
-def joined(home: Path, *, ray_env: Path) -> Iterator[str]:
-    """Yields where the pool runs, for people. A Ray of our own ends with the block."""
-    run_dir = home / "var" / "run"
-    address = machine.cluster_address(run_dir)
-    if address is None:
-        os.environ.update({**load_ray_env(ray_env), machine.MARK: machine.owned_mark(run_dir)})
-        machine.end_orphans(run_dir)
-        ray.init(
-            _node_ip_address=machine.RAY_HOST,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            namespace="zaphod",
-        )
-    else:
-        ray.init(address=address, logging_level=logging.ERROR, namespace="zaphod")
+def joined(place: machine.RayPlace) -> Iterator[str]:
+    """Yields where the pool runs, for people. A Ray of our own ends with the block.
+
+    The place's environment must have been set before Ray was imported: Ray reads it then.
+    Raises: EnvironmentNotReadyError.
+    """
     try:
-        yield "a Ray of its own" if address is None else f"the Ray at {address}"
+        if place.address is None:
+            ray.init(
+                "local",  # without it Ray joins whatever else was started on this machine
+                _node_ip_address=machine.RAY_HOST,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                namespace="zaphod",
+            )
+        else:
+            ray.init(place.address, logging_level=logging.ERROR, namespace="zaphod")
+    except (ConnectionError, RuntimeError, OSError) as error:
+        what = "start Ray" if place.address is None else f"join Ray at {place.address}"
+        raise EnvironmentNotReadyError(f"Cannot {what}: {error}") from error
+    try:
+        yield "a Ray of its own" if place.address is None else f"the Ray at {place.address}"
     finally:
         ray.shutdown()

@@ -22,6 +22,7 @@ from streaming.reader import Reader
 from streaming.settings import StreamingSettings
 from streaming.supervisor import PoolView, Supervisor
 from zaphod.errors import EnvironmentNotReadyError
+from zaphod.machine import RayPlace
 from zaphod.registry import Reference, Registry
 
 _READY_TIMEOUT_S = 60.0
@@ -31,10 +32,10 @@ _QUIET_S = 0.5
 _SILENT_S = 20.0
 
 
-def run_pool(settings: StreamingSettings, *, home: Path, ray_env: Path) -> None:
+def run_pool(settings: StreamingSettings, *, place: RayPlace) -> None:
     """Until SIGTERM or SIGINT, then drains. Raises: ZaphodError when it cannot begin."""
     console = Console(stderr=True)
-    with contextlib.closing(_prepare(settings)) as queue, joined(home, ray_env=ray_env) as where:
+    with contextlib.closing(_prepare(settings)) as queue, joined(place) as where:
         supervisor = Supervisor(settings, queue)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: supervisor.stop())
@@ -71,10 +72,10 @@ class Feed:
         return subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603  # our own command
 
 
-def run_demo(settings: StreamingSettings, feed: Feed, *, home: Path, ray_env: Path) -> None:
+def run_demo(settings: StreamingSettings, feed: Feed, *, place: RayPlace) -> None:
     """Raises: EnvironmentNotReadyError when outputs stop coming before every event has one."""
     console = Console()
-    with contextlib.closing(_prepare(settings)) as queue, joined(home, ray_env=ray_env) as where:
+    with contextlib.closing(_prepare(settings)) as queue, joined(place) as where:
         console.print(f"starting the scorers on {where}")
         with _Background(settings) as pool:
             console.print(f"{settings.pool.min_scorers} scorers consume {queue.num_partitions} partitions")

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import psutil
 
 from zaphod.errors import EnvironmentNotReadyError
+from zaphod.settings import load_ray_env
 
 MARK = "ZAPHOD_CLUSTER"
 _OWNER = "#"
@@ -48,10 +51,47 @@ def read_run_file(run_dir: Path) -> RunningServer | None:
     return server if psutil.pid_exists(server.pid) else None
 
 
-def cluster_address(run_dir: Path) -> str | None:
-    """The Ray to join: `RAY_ADDRESS` (set in every submitted job), else the server of this home; None when alone."""
+@dataclass(frozen=True, slots=True)
+class RayPlace:
+    """Where an arm's Ray is: an address to join, or None to start one. environ: to be set before either."""
+
+    address: str | None
+    environ: Mapping[str, str]
+
+
+def find_ray(run_dir: Path, *, ray_env: Path) -> RayPlace:
+    """`RAY_ADDRESS` (set in every submitted job), else the server of this home, else a Ray of one's own.
+
+    Raises: ConfigError when the file of Ray's environment is wrong.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        return RayPlace(address, {})  # whoever set it has set what belongs to it
+    environ = load_ray_env(ray_env)
+    ensure_ray_token(environ)
     server = read_run_file(run_dir)
-    return os.environ.get("RAY_ADDRESS") or (server.ray_address if server else None)
+    if server is not None:
+        return RayPlace(server.ray_address, environ)
+    return RayPlace(None, {**environ, MARK: owned_mark(run_dir)})
+
+
+def ensure_ray_token(environ: Mapping[str, str]) -> None:
+    """Makes Ray's token, readable by this user alone, when its environment asks for one and there is none."""
+    known = {**os.environ, **environ}
+    if known.get("RAY_AUTH_MODE") != "token" or known.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise EnvironmentNotReadyError(
+            f"Cannot write Ray's token to {path}: {error.strerror}. Give this user the right, or set RAY_AUTH_TOKEN."
+        ) from error
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
 
 
 def owned_mark(run_dir: Path) -> str:
@@ -74,7 +114,7 @@ def end_owned(run_dir: Path) -> list[str]:
     owners = set()
     for process in _processes(lambda mark: mark.startswith(f"{run_dir}{_OWNER}")):
         with contextlib.suppress(psutil.Error):
-            owners.add(_owner(process.environ()[MARK]))
+            owners.add(_owner(_mark(process.pid)))
     end_processes([owner for owner in owners if owner is not None], grace_s=30.0)
     return end_orphans(run_dir)
 
@@ -134,9 +174,17 @@ def _processes(belongs: Callable[[str], bool]) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid not in mine and belongs(process.environ().get(MARK, "")):
+            if process.pid not in mine and belongs(_mark(process.pid)):
                 found.append(process)
     return sorted(found, key=lambda process: process.create_time())
+
+
+def _mark(pid: int) -> str:
+    """Empty when there is none. Ray's processes write their title over the beginning of their environment, where
+    psutil then sees its end: the bytes are read as they are.
+    """
+    _, found, rest = (b"\0" + Path(f"/proc/{pid}/environ").read_bytes()).partition(b"\0" + MARK.encode() + b"=")
+    return os.fsdecode(rest.split(b"\0", 1)[0]) if found else ""
 
 
 def _end_all(belongs: Callable[[str], bool]) -> list[str]:

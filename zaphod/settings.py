@@ -52,10 +52,14 @@ def load_settings(
 def load_ray_env(path: Path) -> dict[str, str]:
     """The lines `NAME=value` of configs/ray.env; `#` starts a comment. What the caller's environment sets already wins.
 
-    Raises: ConfigError for any other line.
+    Raises: ConfigError for any other line, or when there is no such file.
     """
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise ConfigError(f"Cannot read Ray's environment {path}: {error.strerror}. Give an existing file.") from error
     loaded: dict[str, str] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         stripped = line.split("#", 1)[0].strip()
         if not stripped:
             continue

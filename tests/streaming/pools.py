@@ -1,0 +1,109 @@
+"""A real pool: `python -m streaming` in its own process, in a home of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import yaml
+
+from streaming.queues.base import Cursor, DeadLetter, Delivered
+from streaming.queues.sqlite import SqliteQueue
+from tests.conftest import ROOT, wait_for
+from zaphod import machine
+
+NUM_PARTITIONS = 4
+
+
+@dataclass
+class Pool:
+    """The process, its settings and the stream it works on."""
+
+    home: Path
+    process: subprocess.Popen[bytes]
+    log: Path
+    queue: SqliteQueue
+
+    def scorers(self) -> list[psutil.Process]:
+        """The processes of the scorer actors, found by the mark that Ray passes on."""
+        titles = [(process, process.cmdline()) for process in self._ray_processes()]
+        return [process for process, title in titles if title and "ScorerActor" in title[0]]
+
+    def outputs(self) -> list[Delivered]:
+        """Every output so far, each partition's in order."""
+        cursors = {partition: Cursor() for partition in range(NUM_PARTITIONS)}
+        return self.queue.read_outputs(cursors, max_outputs=10_000_000)
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Every dead letter so far."""
+        cursors = {partition: Cursor() for partition in range(NUM_PARTITIONS)}
+        return [letter for _, letter in self.queue.read_dead_letters(cursors, max_letters=1_000_000)]
+
+    def wait_scored(self, *, timeout_s: float = 60.0) -> None:
+        """Until nothing waits."""
+        wait_for(lambda: all(p.lag == 0 for p in self.queue.positions()), timeout_s=timeout_s, what="everything scored")
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Sends the signal and waits for the end."""
+        self.process.send_signal(number)
+        self.process.wait(timeout=60)
+
+    def left_behind(self) -> list[psutil.Process]:
+        """What runs of a Ray of this home although its owner is gone."""
+        return self._ray_processes()
+
+    def _ray_processes(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(machine.MARK, "").startswith(str(self.home / "var" / "run")):
+                    found.append(process)
+            except (psutil.Error, OSError):
+                continue
+        return found
+
+
+def write_settings(home: Path, *, registry: str, model: str, num_scorers: int) -> Path:
+    """A streaming.yaml with paths of its own."""
+    settings = yaml.safe_load((ROOT / "configs/streaming.yaml").read_text())
+    settings |= {"registry": registry, "model": model}
+    settings["queue"] |= {"path": "var/stream", "partitions": NUM_PARTITIONS, "lease_s": 2.0}
+    settings["pool"] |= {"min_scorers": num_scorers, "max_scorers": num_scorers, "num_cpus": 0.2}
+    path = home / "streaming.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    (home / "configs").mkdir(exist_ok=True)
+    (home / "configs/ray.env").write_text((ROOT / "configs/ray.env").read_text())
+    return path
+
+
+def start_pool(home: Path, *, registry: str, model: str, num_scorers: int = 2) -> Pool:
+    """Returns once every partition has an owner. Raises: AssertionError with its output."""
+    home.mkdir(parents=True, exist_ok=True)
+    config = write_settings(home, registry=registry, model=model, num_scorers=num_scorers)
+    log = home / "pool.log"
+    queue = SqliteQueue(home / "var/stream", num_partitions=NUM_PARTITIONS)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "streaming", "--config", str(config)],
+            cwd=home, stdout=output, stderr=subprocess.STDOUT, env=dict(os.environ),
+        )  # fmt: skip
+    pool = Pool(home=home, process=process, log=log, queue=queue)
+    wait_for(
+        lambda: process.poll() is not None or all(p.owner and not p.expired for p in queue.positions()),
+        timeout_s=60, what="every partition owned",
+    )  # fmt: skip
+    assert process.poll() is None, log.read_text(errors="replace")
+    return pool
+
+
+def end_pool(pool: Pool) -> None:
+    """Whatever state it is in."""
+    if pool.process.poll() is None:
+        pool.stop()
+    machine.end_orphans(pool.home / "var" / "run")
+    pool.queue.close()
