@@ -15,7 +15,9 @@ from typing import ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from zaphod.compiler import NotCompilable
 from zaphod.compiler.graph import Graph
+from zaphod.compiler.lookup import look_up_intervals
 
 Doubles = NDArray[np.float64]
 
@@ -251,11 +253,88 @@ class ToFloat32:
 
 
 @dataclass(frozen=True, slots=True)
-class Rounded:
-    """numpy's floor, ceil, rint or trunc."""
+class Piecewise:
+    """A number per interval: `values[0]` below the first break, `values[i]` from break i - 1 on; `missing` for NaN."""
+
+    breaks: tuple[float, ...]
+    values: tuple[float, ...]
+    missing: float
+
+    @property
+    def direction(self) -> int:
+        rises = np.diff(np.array(self.values))
+        return 1 if (rises >= 0).all() else -1 if (rises <= 0).all() else 0
+
+    def apply(self, values: Doubles) -> Doubles:
+        found = np.array(self.values)[np.searchsorted(np.array(self.breaks), values, side="right")]
+        return np.where(np.isnan(values), self.missing, found)
+
+    def group(self) -> object:
+        return Piecewise
+
+    def emit(self, graph: Graph, tensor: str, steps: Sequence[Self]) -> str:
+        breaks = [np.array(step.breaks) for step in steps]
+        return look_up_intervals(graph, tensor, breaks, [np.array([*step.values, step.missing]) for step in steps])
+
+
+def equals(keys: Sequence[float], values: Sequence[float], *, default: float, missing: float) -> Piecewise:
+    """The value of the key that the number is equal to, else the default. keys: ascending, finite."""
+    breaks: list[float] = []
+    pieces = [default]
+    for key, value in zip(keys, values, strict=True):
+        if breaks and breaks[-1] == key:
+            pieces[-1] = value
+        else:
+            breaks.append(key)
+            pieces.append(value)
+        breaks.append(float(np.nextafter(key, np.inf)))
+        pieces.append(default)
+    return Piecewise(tuple(breaks), tuple(pieces), missing)
+
+
+@dataclass(frozen=True, slots=True)
+class Interpolate:
+    """numpy's interp: straight lines between the points, constant outside of them."""
+
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+
+    @property
+    def direction(self) -> int:
+        return 1 if (np.diff(np.array(self.ys)) >= 0).all() else 0
+
+    def apply(self, values: Doubles) -> Doubles:
+        return np.where(np.isnan(values), np.nan, np.interp(values, self.xs, self.ys))
+
+    def group(self) -> object:
+        return Interpolate
+
+    def emit(self, graph: Graph, tensor: str, steps: Sequence[Self]) -> str:
+        breaks, starts, slopes, levels = [], [], [], []
+        for step in steps:
+            x, y = np.array(step.xs), np.array(step.ys)
+            with np.errstate(all="ignore"):
+                slope = np.diff(y) / np.diff(x)
+            # Between two equal points there is no number, and beyond the last the line is flat.
+            slope = np.append(np.where(np.isfinite(slope), slope, 0.0), 0.0)
+            breaks.append(x[1:])
+            starts.append(np.append(x, np.nan))
+            slopes.append(np.append(slope, np.nan))
+            levels.append(np.append(y, np.nan))
+        inside = graph.add("Max", tensor, np.array([step.xs[0] for step in steps]))
+        start, slope_of, level = (look_up_intervals(graph, inside, breaks, each) for each in (starts, slopes, levels))
+        return graph.add("Add", graph.add("Mul", slope_of, graph.add("Sub", inside, start)), level)
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function of numpy, by its name: one of `FUNCTIONS`."""
 
     name: str
-    direction: ClassVar[int] = 1
+
+    @property
+    def direction(self) -> int:
+        return _DIRECTIONS.get(self.name, 0)
 
     def apply(self, values: Doubles) -> Doubles:
         return np.asarray(getattr(np, self.name)(values), dtype=np.float64)
@@ -265,7 +344,50 @@ class Rounded:
 
     def emit(self, graph: Graph, tensor: str, steps: Sequence[Self]) -> str:
         del steps  # equal by group
-        return graph.add({"floor": "Floor", "ceil": "Ceil", "rint": "Round"}[self.name], tensor)
+        return emit_function(graph, self.name, tensor)
+
+
+# Without those whose domain is a part of the numbers: outside of it they give NaN, which no order holds.
+_DIRECTIONS = dict.fromkeys(
+    ("cbrt", "ceil", "exp", "expm1", "floor", "positive", "rint", "sign", "sinh", "tanh", "trunc", "exp2"), 1
+) | {"negative": -1}
+
+_OPS = {
+    "abs": "Abs", "absolute": "Abs", "ceil": "Ceil", "cos": "Cos", "exp": "Exp", "floor": "Floor", "log": "Log",
+    "negative": "Neg", "reciprocal": "Reciprocal", "rint": "Round", "sign": "Sign", "sin": "Sin", "sqrt": "Sqrt",
+    "tanh": "Tanh",
+}  # fmt: skip
+
+FUNCTIONS = frozenset({*_DIRECTIONS, *_OPS, "expm1", "log1p", "log2", "log10", "square"})
+
+
+def emit_function(graph: Graph, name: str, tensor: str) -> str:
+    """Numpy's function as nodes. Raises: NotCompilable."""
+    match name:
+        case _ if name in _OPS:
+            return graph.add(_OPS[name], tensor)
+        case "positive":
+            return tensor
+        case "square":
+            return graph.add("Mul", tensor, tensor)
+        case "log2" | "log10":
+            return graph.add("Div", graph.add("Log", tensor), np.array(np.log(2.0 if name == "log2" else 10.0)))
+        case "log1p":
+            # Kahan: the error of 1 + x cancels in x / ((1 + x) - 1).
+            above = graph.add("Add", tensor, np.array(1.0))
+            ratio = graph.add("Div", tensor, graph.add("Sub", above, np.array(1.0)))
+            exact = graph.add("Mul", graph.add("Log", above), ratio)
+            return graph.add("Where", graph.add("Equal", above, np.array(1.0)), tensor, exact)
+        case "expm1":
+            # Kahan again: the error of exp(x) cancels in (exp(x) - 1) / log(exp(x)).
+            power = graph.add("Exp", tensor)
+            less = graph.add("Sub", power, np.array(1.0))
+            exact = graph.add("Mul", less, graph.add("Div", tensor, graph.add("Log", power)))
+            large = graph.add("Greater", graph.add("Abs", tensor), np.array(1.0))
+            near = graph.add("Where", graph.add("Equal", power, np.array(1.0)), tensor, exact)
+            return graph.add("Where", large, less, near)
+        case _:
+            raise NotCompilable(f"the function {name} has no node in double")
 
 
 def compose(steps: Sequence[Step], values: Doubles) -> Doubles:
