@@ -23,7 +23,8 @@ batch: $(READY) ## score the demo table with Ray Data
 
 stream: $(READY) ## score a stream of demo events
 	@$(BIN)/python -m examples.train
-	@$(BIN)/python -m streaming demo --config configs/streaming.yaml
+	@test -e var/data/transactions/part-0003.parquet || $(BIN)/python -m examples.transactions var/data/transactions
+	@$(BIN)/python -m streaming demo --config configs/streaming.yaml --events var/data/transactions --key-column transaction_id
 
 stop: $(READY) ## end everything that was started in this folder
 	@$(BIN)/python -m deployments stop
@@ -49,5 +50,5 @@ $(READY): requirements.lock pyproject.toml
 	@echo "creating $(VENV) with $(PYTHON) (about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "Cannot create $(VENV): install the package python3-venv." >&2; exit 1; }
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --quiet --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install --disable-pip-version-check -qq --no-deps --no-build-isolation -e .
 	@touch $(READY)

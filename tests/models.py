@@ -11,6 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from zaphod import trust
+from zaphod.bundle import SKOPS
 from zaphod.packaging import package
 from zaphod.registry import CHAMPION, Registry
 
@@ -58,3 +60,8 @@ def publish(registry: Registry) -> None:
     for name, (model, y) in targets.items():
         packaged = package(pipeline(model).fit(X, y), name=name, sample=X, registry=registry, nullable=NULLABLE)
         registry.set_alias(name, alias=CHAMPION, version=packaged.version, action="promote", why="test model")
+
+
+def load_estimator(registry: Registry, name: str) -> Pipeline:
+    """The packaged estimator itself, as scikit-learn runs it."""
+    return trust.load_estimator(registry.load(name, 1).files[SKOPS])

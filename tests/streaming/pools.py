@@ -81,16 +81,23 @@ def write_settings(home: Path, *, registry: str, model: str, num_scorers: int) -
     return path
 
 
-def start_pool(home: Path, *, registry: str, model: str, num_scorers: int = 2) -> Pool:
-    """Returns once every partition has an owner. Raises: AssertionError with its output."""
+def start_pool(home: Path, *, registry: str, model: str, num_scorers: int = 2, ray_home: Path | None = None) -> Pool:
+    """Returns once every partition has an owner. ray_home: where a server runs whose Ray is to be joined.
+
+    Raises: AssertionError with its output.
+    """
     home.mkdir(parents=True, exist_ok=True)
     config = write_settings(home, registry=registry, model=model, num_scorers=num_scorers)
     log = home / "pool.log"
+    environ = dict(os.environ)
+    server = machine.read_run_file(ray_home / "var/run") if ray_home else None
+    if server is not None:
+        environ |= {"RAY_ADDRESS": server.ray_address, "RAY_AUTH_MODE": "token"}
     queue = SqliteQueue(home / "var/stream", num_partitions=NUM_PARTITIONS)
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "streaming", "--config", str(config)],
-            cwd=home, stdout=output, stderr=subprocess.STDOUT, env=dict(os.environ),
+            cwd=home, stdout=output, stderr=subprocess.STDOUT, env=environ,
         )  # fmt: skip
     pool = Pool(home=home, process=process, log=log, queue=queue)
     wait_for(
