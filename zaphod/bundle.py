@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
-import sklearn
 
 from zaphod.errors import ModelLoadError
 from zaphod.outputs import JsonScalar
@@ -73,6 +72,8 @@ class Bundle:
 
     def load_reference(self) -> Predictor:
         """The scikit-learn engine, whatever the bundle names. Raises: ModelLoadError."""
+        import sklearn
+
         from zaphod.sklearn_predictor import SklearnPredictor
         from zaphod.trust import load_estimator
 

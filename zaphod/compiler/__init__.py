@@ -7,11 +7,13 @@ microseconds. Strings never reach the graph: each is looked up once and comes in
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import pandas as pd
-from sklearn.base import BaseEstimator
+from typing import TYPE_CHECKING
 
 from zaphod.schema import Schema
+
+if TYPE_CHECKING:  # a second of imports that a server with a compiled model never needs
+    import pandas as pd
+    from sklearn.base import BaseEstimator
 
 
 class NotCompilable(Exception):  # noqa: N818  # an answer, not a fault

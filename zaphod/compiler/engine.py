@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from zaphod.columns import Columns
 from zaphod.compiler.codes import Coder, decode_metadata
-from zaphod.compiler.graph import INPUT
 from zaphod.errors import ModelLoadError, PredictionError
 from zaphod.predictor import Predictions
 from zaphod.schema import Schema, Task
@@ -33,6 +32,7 @@ class OnnxPredictor:
             fields = decode_metadata(self._session.get_modelmeta().custom_metadata_map)
         except Exception as error:  # ONNX Runtime has a dozen kinds
             raise ModelLoadError(f"Cannot load model.onnx: {type(error).__name__}. Package the model again.") from error
+        self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
         self.model_bytes = model_bytes
         self.vocabulary = tuple(field.values for field in fields)
@@ -51,7 +51,7 @@ class OnnxPredictor:
         """Raises: PredictionError when ONNX Runtime does, or on a category that the estimator refuses."""
         x = self.encode(columns)
         try:
-            results = self._run(self._outputs, {INPUT: x})
+            results = self._run(self._outputs, {self._input: x})
         except Exception as error:  # ONNX Runtime has a dozen kinds
             raise PredictionError(f"Cannot predict: ONNX Runtime raised {type(error).__name__}.") from error
         answers = dict(zip(self._outputs, results, strict=True))
