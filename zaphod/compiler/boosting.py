@@ -16,7 +16,7 @@ def _classify(model: HistGradientBoostingClassifier, features: Features, scope: 
     raw = _raw(model, features, scope)
     if model.n_trees_per_iteration_ > 1:
         return multinomial(scope.graph, raw)
-    return binary_logistic(scope.graph, scope.graph.add("Mul", raw, np.array([-1.0, 1.0])))
+    return binary_logistic(scope.graph, scope.graph.add("Mul", raw, np.array([1.0, -1.0])))
 
 
 def _regress(model: HistGradientBoostingRegressor, features: Features, scope: Scope) -> Prediction:

@@ -36,7 +36,7 @@ from zaphod.compiler.features import Computed, Features, concatenate, from_tenso
 from zaphod.compiler.forests import TREE_CLASSIFIERS, TREE_REGRESSORS, class_shares, means, read_tree
 from zaphod.compiler.graph import Graph
 from zaphod.compiler.inverses import invert
-from zaphod.compiler.linear import complete, first_largest, last_column, share_out
+from zaphod.compiler.linear import complete, first_largest, last_column, share_out, sigmoid_of_negative
 from zaphod.compiler.scope import Estimator, PredictConverter, Prediction, Scope
 from zaphod.compiler.steps import Interpolate, to_double
 from zaphod.compiler.trees import sum_numbers, sum_trees, sum_vectors
@@ -268,7 +268,7 @@ def _calibrator(graph: Graph, response: str, calibrator: Estimator) -> str:
     match calibrator:
         case _SigmoidCalibration():
             scaled = graph.add("Mul", response, np.array(float(calibrator.a_)))
-            return graph.add("Sigmoid", graph.add("Neg", graph.add("Add", scaled, np.array(float(calibrator.b_)))))
+            return sigmoid_of_negative(graph, graph.add("Add", scaled, np.array(float(calibrator.b_))))
         case IsotonicRegression():
             step = Interpolate(tuple(calibrator.X_thresholds_.tolist()), tuple(calibrator.y_thresholds_.tolist()))
             return step.emit(graph, response, [step])

@@ -101,9 +101,9 @@ def _classify_boosted(model: GradientBoostingClassifier, features: Features, sco
         return multinomial(scope.graph, raw)
     # With the exponential loss a class's log-odds are twice the raw sum.
     factor = 2.0 if model.loss == "exponential" else 1.0
-    both = scope.graph.add("Mul", raw, np.array([-factor, factor]))
+    both = scope.graph.add("Mul", raw, np.array([factor, -factor]))
     # A sum of exactly 0 is class 1 here, where HistGradientBoosting and linear models say 0.
-    label = scope.graph.add("ArgMax", both, axis=1, keepdims=0, select_last_index=1)
+    label = scope.graph.add("ArgMin", both, axis=1, keepdims=0, select_last_index=1)
     return Prediction(label=label, decision=raw, probabilities=binary_logistic(scope.graph, both).probabilities)
 
 

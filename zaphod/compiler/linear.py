@@ -65,9 +65,9 @@ def weights(model: Estimator) -> tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def both_sides(model: Estimator, features: Features, scope: Scope) -> str:
-    """-z and z of a binary model from one product, [n, 2]."""
+    """z and -z of a binary model from one product, [n, 2]."""
     coef, intercept = weights(model)
-    return dot(scope.graph, scope.inputs, features, np.hstack([-coef, coef]), np.hstack([-intercept, intercept]))
+    return dot(scope.graph, scope.inputs, features, np.hstack([coef, -coef]), np.hstack([intercept, -intercept]))
 
 
 def is_binary(model: Estimator) -> bool:
@@ -76,12 +76,17 @@ def is_binary(model: Estimator) -> bool:
 
 
 def binary_logistic(graph: Graph, both: str) -> Prediction:
-    """both: [n, 2], -z and z. The label is 1 when z > 0: of equals, ArgMax takes the first."""
+    """both: [n, 2], z and -z. The label is 1 when z > 0: of equals, ArgMin takes the first."""
     return Prediction(
-        label=first_largest(graph, both),
-        decision=last_column(graph, both),
-        probabilities=graph.add("Sigmoid", both),
+        label=graph.add("ArgMin", both, axis=1, keepdims=0),
+        decision=first_column(graph, both),
+        probabilities=sigmoid_of_negative(graph, both),
     )
+
+
+def sigmoid_of_negative(graph: Graph, negative: str) -> str:
+    """1 / (1 + exp(x)) of x: the operator Sigmoid gives 0 from -40 on, where the true value is 1e-18."""
+    return graph.add("Reciprocal", graph.add("Add", graph.add("Exp", negative), np.array(1.0)))
 
 
 def multinomial(graph: Graph, decision: str) -> Prediction:
@@ -96,6 +101,11 @@ def multinomial(graph: Graph, decision: str) -> Prediction:
 def first_largest(graph: Graph, scores: str) -> str:
     """The column of each row's largest, [n]; the first of equals, as numpy's argmax."""
     return graph.add("ArgMax", scores, axis=1, keepdims=0)
+
+
+def first_column(graph: Graph, pair: str) -> str:
+    """Column 0 of [n, 2], as [n, 1]."""
+    return graph.add("Slice", pair, np.array([0]), np.array([1]), np.array([1]))
 
 
 def last_column(graph: Graph, pair: str) -> str:
@@ -136,7 +146,8 @@ def _separate(model: Estimator, features: Features, scope: Scope) -> Prediction:
         raise NotCompilable(f"{type(model).__name__} with several labels a row has no converter")
     if is_binary(model):
         both = both_sides(model, features, scope)
-        return Prediction(label=first_largest(scope.graph, both), decision=last_column(scope.graph, both))
+        label = scope.graph.add("ArgMin", both, axis=1, keepdims=0)
+        return Prediction(label=label, decision=first_column(scope.graph, both))
     decision = dot(scope.graph, scope.inputs, features, *weights(model))
     return Prediction(label=first_largest(scope.graph, decision), decision=decision)
 
@@ -155,7 +166,7 @@ def _descend(model: SGDClassifier, features: Features, scope: Scope) -> Predicti
         case "log_loss" if is_binary(model):
             return binary_logistic(graph, both_sides(model, features, scope))
         case "log_loss":
-            shares = graph.add("Sigmoid", separated.decision)
+            shares = sigmoid_of_negative(graph, graph.add("Neg", separated.decision))
         case "modified_huber":
             clipped = graph.add("Min", graph.add("Max", separated.decision, np.array(-1.0)), np.array(1.0))
             shares = graph.add("Div", graph.add("Add", clipped, np.array(1.0)), np.array(2.0))

@@ -8,10 +8,10 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from zaphod.compiler import NotCompilable
 from zaphod.compiler.features import Features, dot
 from zaphod.compiler.graph import Graph
-from zaphod.compiler.linear import complete, first_largest
+from zaphod.compiler.linear import complete, first_largest, sigmoid_of_negative
 from zaphod.compiler.scope import Estimator, PredictConverter, Prediction, Scope
 
-_OPS = {"relu": "Relu", "tanh": "Tanh", "logistic": "Sigmoid"}
+_OPS = {"relu": "Relu", "tanh": "Tanh"}
 
 
 def _classify(model: MLPClassifier, features: Features, scope: Scope) -> Prediction:
@@ -43,6 +43,8 @@ def _activate(graph: Graph, tensor: str, name: str) -> str:
             return tensor
         case "softmax":
             return graph.add("Softmax", tensor, axis=1)
+        case "logistic":
+            return sigmoid_of_negative(graph, graph.add("Neg", tensor))
         case _ if name in _OPS:
             return graph.add(_OPS[name], tensor)
         case _:
