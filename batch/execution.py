@@ -16,12 +16,15 @@ from batch.cluster import Cluster, connect
 from batch.commit import Receipt
 from batch.job import Execute
 from batch.plan import Unit
-from batch.score import Work, score_unit
+from batch.score import Work, load_model, score_unit
 from batch.settings import BatchSettings
-from zaphod.errors import BatchError
+from zaphod.errors import BatchError, ZaphodError
 
 # Ray Data spends about 30 ms on a task; beyond this many blocks, small units share one.
 _MAX_BLOCKS = 2_000
+
+# A cluster that is full or has yet to grow makes the job wait no longer for its workers than this before it begins.
+_WARM_UP_TIMEOUT_S = 10.0
 
 
 @contextlib.contextmanager
@@ -33,16 +36,23 @@ def ray_executor(settings: BatchSettings, *, run_dir: Path) -> Iterator[Execute]
 
 def _execute(units: Sequence[Unit], work: Work, *, settings: BatchSettings, cluster: Cluster) -> Iterator[Receipt]:
     """Raises: BatchError when a task fails in a way that its receipt cannot tell."""
+    import ray
+
+    num_tasks = min(settings.max_tasks or max(1, int(cluster.num_cpus)), len(units))
+    # The workers start and load the model while this process imports Ray Data.
+    warm_up = ray.remote(warm).options(num_cpus=settings.cpus_per_task, max_retries=0)
+    started = [warm_up.remote(work) for _ in range(num_tasks)]
     import ray.data
     import ray.exceptions
 
+    # Tasks that came now would start further workers beside these.
+    ray.wait(started, num_returns=num_tasks, timeout=_WARM_UP_TIMEOUT_S)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = settings.stall_timeout_s
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     items = [{"unit": msgspec.json.encode(unit)} for unit in units]
-    num_tasks = settings.max_tasks or max(1, int(cluster.num_cpus))
     dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS)).map_batches(
         score_block,  # type: ignore[arg-type]  # Ray Data allows every batch format, this takes one of them
         batch_size=None,
@@ -60,6 +70,14 @@ def _execute(units: Sequence[Unit], work: Work, *, settings: BatchSettings, clus
                 yield msgspec.json.decode(data.as_py(), type=Receipt)
     except ray.exceptions.RayError as error:
         raise BatchError(f"Cannot go on: a task failed ({_last_line(error)}). Nothing was published.") from error
+
+
+def warm(work: Work) -> None:
+    """Makes a worker ready: what it imports, and the model. A failure shows where it matters, with the first unit."""
+    import ray.data  # noqa: F401  # every task of Ray Data needs it
+
+    with contextlib.suppress(ZaphodError):
+        load_model(work.registry, work.model, work.version, work.bundle_sha256)
 
 
 def score_block(table: pa.Table, *, work: bytes) -> pa.Table:

@@ -31,8 +31,9 @@ def _regress(model: HistGradientBoostingRegressor, features: Features, scope: Sc
 
 
 def _raw(model: Estimator, features: Features, scope: Scope) -> str:
+    left_of: list[NDArray[np.bool_]] = []
     if model._preprocessor is not None:
-        raise NotCompilable("HistGradientBoosting with categorical features has no converter")
+        features = scope.transform(model._preprocessor, features)
     baseline = np.asarray(model._baseline_prediction, dtype=np.float64).reshape(-1)
     trees = [constant_tree(float(value), target=k) for k, value in enumerate(baseline)]
     for iteration in model._predictors:

@@ -18,6 +18,7 @@ from zaphod.compiler import (
     linear,
     neural,
     probabilistic,
+    projections,
     scalers,
 )
 from zaphod.compiler.codes import FieldCodes, encode_metadata
@@ -31,6 +32,7 @@ TRANSFORMERS = {
     **encoders.TRANSFORMERS,
     **functions.TRANSFORMERS,
     **imputers.TRANSFORMERS,
+    **projections.TRANSFORMERS,
     **scalers.TRANSFORMERS,
 }
 PREDICTORS = {

@@ -41,7 +41,7 @@ def _classify_centroid(model: NearestCentroid, features: Features, scope: Scope)
     graph = scope.graph
     x = matrix(graph, features, inputs=scope.inputs)
     centroids = np.asarray(model.centroids_, dtype=np.float64)
-    label = graph.add("ArgMin", _squared_distances(graph, x, centroids), axis=1, keepdims=0)
+    label = graph.add("ArgMin", plain_squared_distances(graph, x, centroids), axis=1, keepdims=0)
     return Prediction(label=label, probabilities=graph.add("Softmax", _discriminant(model, graph, x), axis=1))
 
 
@@ -49,11 +49,11 @@ def _discriminant(model: NearestCentroid, graph: Graph, x: str) -> str:
     """Negative squared distances in units of the spread within classes, and twice the priors' logarithms, [n, C]."""
     spread = np.where(model.within_class_std_dev_ != 0, model.within_class_std_dev_, 1.0)
     centroids = np.asarray(model.centroids_, dtype=np.float64) / spread
-    distances = _squared_distances(graph, graph.add("Div", x, spread), centroids)
+    distances = plain_squared_distances(graph, graph.add("Div", x, spread), centroids)
     return graph.add("Sub", 2.0 * np.log(np.asarray(model.class_prior_)), distances)
 
 
-def _squared_distances(graph: Graph, x: str, points: NDArray[np.float64]) -> str:
+def plain_squared_distances(graph: Graph, x: str, points: NDArray[np.float64]) -> str:
     """With |x|^2 and the rounding it brings, as scikit-learn has it: of points far from a row the first is nearest."""
     cross = graph.add("MatMul", x, np.ascontiguousarray(-2.0 * points.T))
     squares = graph.add("ReduceSumSquare", x, np.array([1]), keepdims=1)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, TargetEncoder
 
 from zaphod.compiler import NotCompilable
-from zaphod.compiler.features import Coded, Column, Features
+from zaphod.compiler.features import Coded, Column, Features, apply_steps
 from zaphod.compiler.scope import Estimator, Scope, TransformConverter
+from zaphod.compiler.steps import equals
 
 Encode: TypeAlias = Callable[[NDArray[np.generic]], NDArray[np.float64]]
 
@@ -23,13 +24,31 @@ def _encode(encoder: Estimator, features: Features, scope: Scope) -> Features:
     starts = np.cumsum([0, *widths])
     columns: list[Column] = []
     for i, column in enumerate(features.columns):
+        answer = _encode_column(encoder, i, slice(starts[i], starts[i + 1]))
         if not isinstance(column, Coded):
-            raise NotCompilable(f"{type(encoder).__name__} on numbers has no converter")
+            columns += _encode_numbers(encoder.categories_[i], answer, column, scope).columns
+            continue
         if column.is_text:
             scope.vocabulary.note(column.field, encoder.categories_[i])
-        table = _tabulate(_encode_column(encoder, i, slice(starts[i], starts[i + 1])), column, widths[i], scope)
+        table = _tabulate(answer, column, widths[i], scope)
         columns += [Coded(column.field, table[:, j]) for j in range(widths[i])]
     return Features(tuple(columns))
+
+
+def _encode_numbers(categories: NDArray[np.generic], answer: Encode, column: Column, scope: Scope) -> Features:
+    """A number that is one of the categories is looked up, as is null; any other is what an unseen one is."""
+    keys = np.array(sorted(float(category) for category in categories if category == category))  # noqa: PLR0124  # not NaN
+    unseen = float(keys[-1] * 2 + 1.5) if keys.size else 0.5
+    try:
+        encoded = answer(np.array([*keys, unseen, np.nan], dtype=np.float64))
+    except ValueError as error:
+        raise NotCompilable("an encoder that refuses numbers it has not seen has no converter") from error
+    steps = [
+        equals(keys.tolist(), values[:-2].tolist(), default=float(values[-2]), missing=float(values[-1]))
+        for values in encoded.T
+    ]
+    repeated = Features((column,) * len(steps))
+    return apply_steps(scope.graph, repeated, [(step,) for step in steps])
 
 
 def _widths(encoder: Estimator) -> list[int]:
@@ -38,7 +57,7 @@ def _widths(encoder: Estimator) -> list[int]:
         case OneHotEncoder():
             return [int(width) for width in encoder._n_features_outs]
         case TargetEncoder() if encoder.target_type_ == "multiclass":
-            raise NotCompilable("TargetEncoder for more than two classes has no converter")
+            return [len(encoder.classes_)] * len(encoder.categories_)
         case _:
             return [1] * len(encoder.categories_)
 

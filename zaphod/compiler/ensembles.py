@@ -281,7 +281,7 @@ def _one_against_rest(model: OneVsRestClassifier, features: Features, scope: Sco
     if model.multilabel_:
         raise NotCompilable("OneVsRestClassifier with several labels a row has no converter")
     if len(model.estimators_) == 1:
-        raise NotCompilable("OneVsRestClassifier of two classes has no converter")
+        return _one_of_two(model.estimators_[0], features, scope)
     members = [scope.predict(member, features) for member in model.estimators_]
     has_probabilities = all(done.probabilities is not None for done in members)
     scores = [
@@ -301,6 +301,18 @@ def _one_against_rest(model: OneVsRestClassifier, features: Features, scope: Sco
     total = graph.add("ReduceSum", shares, np.array([1]), keepdims=1)
     whole = graph.add("Where", graph.add("Equal", total, np.array(0.0)), np.array(1.0), total)
     return Prediction(label=label, decision=stacked, probabilities=graph.add("Div", shares, whole))
+
+
+def _one_of_two(member: Estimator, features: Features, scope: Scope) -> Prediction:
+    graph = scope.graph
+    done = scope.predict(member, features)
+    if hasattr(member, "decision_function"):
+        above = graph.add("Greater", _wanted(done.decision, member, "a decision"), np.array(0.0))
+    else:
+        above = graph.add("Greater", _positive(graph, done, member), np.array(0.5))
+    label = graph.add("Where", above, np.array([1]), np.array([0]))
+    shares = complete(graph, last_column(graph, done.probabilities)) if done.probabilities else None
+    return Prediction(label=label, decision=done.decision, probabilities=shares)
 
 
 def _positive(graph: Graph, done: Prediction, member: Estimator) -> str:

@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import BSpline
 
 from zaphod.compiler import NotCompilable
 from zaphod.compiler.graph import Graph
@@ -324,6 +325,38 @@ class Interpolate:
         inside = graph.add("Max", tensor, np.array([step.xs[0] for step in steps]))
         start, slope_of, level = (look_up_intervals(graph, inside, breaks, each) for each in (starts, slopes, levels))
         return graph.add("Add", graph.add("Mul", slope_of, graph.add("Sub", inside, start)), level)
+
+
+@dataclass(frozen=True, slots=True)
+class Polynomials:
+    """A spline: a polynomial per interval in the distance from its start.
+
+    starts: ascending; the first also holds below it, the last beyond. coefficients: from the highest power down, one
+    number per interval each. spline: knots, coefficients and degree of the same in scipy's form.
+    """
+
+    starts: tuple[float, ...]
+    coefficients: tuple[tuple[float, ...], ...]
+    spline: tuple[tuple[float, ...], tuple[float, ...], int]
+    direction: ClassVar[int] = 0
+
+    def apply(self, values: Doubles) -> Doubles:
+        knots, weights, degree = self.spline
+        return np.asarray(BSpline(np.array(knots), np.array(weights), degree)(values), dtype=np.float64)
+
+    def group(self) -> object:
+        return Polynomials, self.spline[2]
+
+    def emit(self, graph: Graph, tensor: str, steps: Sequence[Self]) -> str:
+        breaks = [np.array(step.starts[1:]) for step in steps]
+        start = look_up_intervals(graph, tensor, breaks, [np.array([*step.starts, np.nan]) for step in steps])
+        off = graph.add("Sub", tensor, start)
+        total = ""
+        for power in range(len(self.coefficients)):
+            levels = [np.array([*step.coefficients[power], np.nan]) for step in steps]
+            level = look_up_intervals(graph, tensor, breaks, levels)
+            total = graph.add("Add", graph.add("Mul", total, off), level) if total else level
+        return total
 
 
 @dataclass(frozen=True, slots=True)
