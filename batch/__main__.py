@@ -36,7 +36,7 @@ def run(*, config: Path, dry_run: bool, flags: dict[str, object]) -> int:
             update={name: from_home(getattr(settings, name), home) for name in ("input", "output", "registry")}
             | {"ray_env": home / settings.ray_env}
         )
-        job = Job(settings, open_executor=lambda: _on_ray(settings, home / "var" / "run"), console=console)
+        job = Job(settings, open_executor=lambda seconds: _executor(settings, seconds, home), console=console)
         ready = job.check()
         show_plan(console, ready, settings)
         if not dry_run:
@@ -50,11 +50,14 @@ def run(*, config: Path, dry_run: bool, flags: dict[str, object]) -> int:
     return 0
 
 
-def _on_ray(settings: BatchSettings, run_dir: Path) -> contextlib.AbstractContextManager[Execute]:
-    # Ray takes a second to import; a job that has nothing left to do, or is refused, does not need it.
+def _executor(settings: BatchSettings, seconds: float | None, home: Path) -> contextlib.AbstractContextManager[Execute]:
+    """seconds: what is left to do, on one core."""
     from batch.execution import ray_executor
+    from batch.inline import inline_executor
 
-    return ray_executor(settings, run_dir=run_dir)
+    if seconds is not None and seconds < settings.in_process_s:
+        return inline_executor()
+    return ray_executor(settings, run_dir=home / "var" / "run")
 
 
 def show_plan(console: Console, ready: Preflight, settings: BatchSettings) -> None:

@@ -60,7 +60,8 @@ class Clock:
 class Job:
     """One run of the driver.
 
-    open_executor: what brings units to receipts; entered only when a unit is left to do. on_step: told the name of
+    open_executor: what brings units to receipts; entered only when a unit is left to do. Chosen by the seconds that the
+    rest of the job takes on one core, if these are known. on_step: told the name of
     each step as it begins (`staging`, `scored`, `publishing`, `renamed`, `published`) and `unit` after each receipt.
     """
 
@@ -68,7 +69,7 @@ class Job:
         self,
         settings: BatchSettings,
         *,
-        open_executor: Callable[[], contextlib.AbstractContextManager[Execute]],
+        open_executor: Callable[[float | None], contextlib.AbstractContextManager[Execute]],
         console: Console,
         on_step: Callable[[str], None] = lambda step: None,
     ) -> None:
@@ -113,9 +114,11 @@ class Job:
             counts = counts.plus(done=receipt.rows_in, rejected=receipt.rows_rejected)
         if receipts:
             self._console.print(f"going on: {len(receipts)} of {len(ready.plan.units)} units are finished already")
+        rows = sum(unit.num_rows for unit in missing)
+        seconds = ready.estimate.seconds(num_rows=rows, num_tasks=1) if ready.estimate is not None else None
         with contextlib.ExitStack() as stack:
             with self._clock.phase("start"):
-                execute = stack.enter_context(self._open_executor())
+                execute = stack.enter_context(self._open_executor(seconds))
             stack.enter_context(self._clock.phase("score"))
             display = stack.enter_context(
                 progress.display(self._console, counts, interval_s=self._settings.progress_interval_s)

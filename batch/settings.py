@@ -53,6 +53,10 @@ class BatchSettings(Settings):
     batch_rows: pydantic.PositiveInt = 32_768
     """Rows in memory at once in each task."""
 
+    in_process_s: pydantic.NonNegativeFloat = 2.0
+    """A job that one core does in so many seconds, by the pre-flight's estimate, is done in this process: Ray takes
+    longer to start. 0 always uses Ray."""
+
     cpus_per_task: float = pydantic.Field(default=0.5, gt=0.0)
     """What a task reserves of Ray's CPUs. Half of one leaves room beside a server's replicas."""
 

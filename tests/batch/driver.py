@@ -1,6 +1,7 @@
 """A driver that kills itself, for the fault tests: `python -m tests.batch.driver HOME REGISTRY STEP COUNT [ray]`.
 
-Sends itself SIGKILL when the step has come for the COUNT-th time; with COUNT 0 it runs to its end.
+Sends itself SIGKILL when the step has come for the COUNT-th time. With COUNT 0 it lingers a little at every step, so
+that somebody else's kill may fall on any of them, and runs to its end.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import functools
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -23,7 +25,9 @@ def main(home: Path, registry: str, step: str, count: int, *, on_ray: bool) -> N
 
     def die(name: str) -> None:
         seen[name] += 1
-        if name == step and seen[name] == count:
+        if count == 0:
+            time.sleep(0.05)
+        elif name == step and seen[name] == count:
             os.kill(os.getpid(), signal.SIGKILL)
 
     if not on_ray:

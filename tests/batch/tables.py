@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -13,10 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from batch.commit import Receipt
+from batch.inline import inline_executor
 from batch.job import Execute, Job, Outcome
-from batch.plan import Unit
-from batch.score import Work, score_unit
 from batch.settings import BatchSettings
 from tests import models
 from zaphod.registry import Registry
@@ -54,31 +52,21 @@ def make_settings(home: Path, registry: Registry, **changes: object) -> BatchSet
         "keep": ["id"],
         "unit_rows": 100,
         "batch_rows": 40,
+        "in_process_s": 0,
     }
     return BatchSettings.model_validate(values | changes)
-
-
-@contextlib.contextmanager
-def in_process() -> Iterator[Execute]:
-    """Scores one unit after the other, here."""
-
-    def execute(units: Sequence[Unit], work: Work) -> Iterator[Receipt]:
-        for unit in units:
-            yield score_unit(unit, work)
-
-    yield execute
 
 
 def run(
     settings: BatchSettings,
     *,
-    open_executor: Callable[[], contextlib.AbstractContextManager[Execute]] = in_process,
+    open_executor: Callable[[], contextlib.AbstractContextManager[Execute]] = inline_executor,
     on_step: Callable[[str], None] = lambda step: None,
     output: io.StringIO | None = None,
 ) -> Outcome:
     """A whole job, its output thrown away unless asked for."""
     console = Console(file=output or io.StringIO(), width=200)
-    job = Job(settings, open_executor=open_executor, console=console, on_step=on_step)
+    job = Job(settings, open_executor=lambda seconds: open_executor(), console=console, on_step=on_step)
     return job.run(job.check())
 
 

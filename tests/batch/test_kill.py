@@ -23,7 +23,7 @@ NUM_FAULTS = int(os.environ.get("ZAPHOD_FAULTS", "3"))
 STEPS = [("staging", 1), ("unit", 1), ("unit", 3), ("scored", 1), ("publishing", 1), ("renamed", 1), ("published", 1)]
 
 
-def command(home: Path, registry: Registry, *, step: str = "never", count: int = 0) -> list[str]:
+def command(home: Path, registry: Registry, *, step: str = "any", count: int = 0) -> list[str]:
     """The driver in a process of its own."""
     return [sys.executable, "-m", "tests.batch.driver", str(home), registry.uri, step, str(count)]
 
@@ -97,7 +97,7 @@ def test_kills_at_random_moments(tmp_path: Path, registry: Registry, expected: d
         staging = home / "output" / ".staging"
         process = subprocess.Popen(command(home, registry), cwd=ROOT)
         wait_for(lambda process=process, staging=staging: staging.exists() or process.poll() is not None)  # type: ignore[misc]
-        time.sleep(rng.random() * 0.3)  # the moment is the point here
+        time.sleep(rng.random() * 0.5)  # the moment is the point here
         process.kill()
         process.wait(timeout=10)
         in_flight += process.returncode == -signal.SIGKILL and readable(home) == []

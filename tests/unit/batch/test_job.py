@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +14,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from batch.commit import Staging
 from batch.job import RejectLimitError
 from batch.preflight import preflight
 from batch.score import score_unit
 from tests.batch import tables
+from tests.conftest import ROOT
 from zaphod.columns import from_table
 from zaphod.errors import BatchError, ConfigError, SchemaMismatchError
 from zaphod.outputs import to_arrow
@@ -355,3 +360,48 @@ def test_a_unit_that_kills_its_process_ends_the_job(tmp_path: Path, registry: Re
 
     assert receipt.error is not None
     assert "part-0.parquet: the process died 2 times" in receipt.error
+
+
+def test_a_small_job_is_done_without_ray(tmp_path: Path, registry: Registry) -> None:
+    """Less work than Ray takes to start is done where the command runs: no Ray is needed, or found."""
+    tables.write_input(tmp_path / "input")
+    settings = tables.make_settings(tmp_path, registry, in_process_s=60)
+    (tmp_path / "batch.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_unset=True)))
+    command = [sys.executable, "-m", "batch", "--config", "batch.yaml"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "127.0.0.2:1"}
+
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    assert "rows in 600  out 600" in done.stdout
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, registry: Registry) -> None:
+    """The checks are done and told; neither output nor Ray is touched."""
+    tables.write_input(tmp_path / "input")
+    settings = tables.make_settings(tmp_path, registry)
+    (tmp_path / "batch.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_unset=True)))
+    command = [sys.executable, "-m", "batch", "--config", "batch.yaml", "--dry-run", "--sample", "50"]
+
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "50 rows in 3 files" in done.stdout
+    assert "a sample scored at" in done.stdout
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_wrong_setting_is_one_sentence(tmp_path: Path) -> None:
+    """A flag that is not understood names itself; the exit code is 1."""
+    (tmp_path / "batch.yaml").write_text("{model: m, input: i, output: o}")
+    command = [sys.executable, "-m", "batch", "--config", "batch.yaml", "--max-rejected-share", "2"]
+
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60
+    )
+
+    assert done.returncode == 1
+    assert "`max_rejected_share`" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
