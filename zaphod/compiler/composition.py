@@ -25,7 +25,7 @@ def _predict_pipeline(pipeline: Pipeline, features: Features, scope: Scope) -> P
 
 def _transform_columns(estimator: ColumnTransformer, features: Features, scope: Scope) -> Features:
     indices = estimator._transformer_to_input_indices
-    seen = _positions(estimator, features)
+    seen = positions(estimator, features)
     parts = []
     for name, transformer, _ in estimator.transformers_:
         if isinstance(transformer, str) and transformer == "drop":
@@ -57,7 +57,7 @@ def _named(estimator: Estimator, features: Features) -> Features:
     return Features(features.columns, tuple(str(name) for name in estimator.get_feature_names_out()))
 
 
-def _positions(estimator: ColumnTransformer, features: Features) -> list[int]:
+def positions(estimator: ColumnTransformer, features: Features) -> list[int]:
     """Where the columns of the table it was fitted on stand in the features: by name in a frame."""
     fitted = getattr(estimator, "feature_names_in_", None)
     if features.names is None or fitted is None:

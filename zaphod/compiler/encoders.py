@@ -37,7 +37,7 @@ def _encode(encoder: Estimator, features: Features, scope: Scope) -> Features:
 
 def _encode_numbers(categories: NDArray[np.generic], answer: Encode, column: Column, scope: Scope) -> Features:
     """A number that is one of the categories is looked up, as is null; any other is what an unseen one is."""
-    keys = np.array(sorted(float(category) for category in categories if category == category))  # noqa: PLR0124  # not NaN
+    keys = np.array(sorted(float(category) for category in categories if category == category))  # not NaN
     unseen = float(keys[-1] * 2 + 1.5) if keys.size else 0.5
     try:
         encoded = answer(np.array([*keys, unseen, np.nan], dtype=np.float64))

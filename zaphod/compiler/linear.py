@@ -65,7 +65,7 @@ def weights(model: Estimator) -> tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def both_sides(model: Estimator, features: Features, scope: Scope) -> str:
-    """z and -z of a binary model from one product, [n, 2]."""
+    """Z and -z of a binary model from one product, [n, 2]."""
     coef, intercept = weights(model)
     return dot(scope.graph, scope.inputs, features, np.hstack([coef, -coef]), np.hstack([intercept, -intercept]))
 

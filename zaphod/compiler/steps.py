@@ -139,6 +139,24 @@ class Replace:
 
 
 @dataclass(frozen=True, slots=True)
+class NotBelow:
+    """Numbers below the value become NaN."""
+
+    value: float
+    direction: ClassVar[int] = 0
+
+    def apply(self, values: Doubles) -> Doubles:
+        return np.where(values < self.value, np.nan, values)
+
+    def group(self) -> object:
+        return NotBelow
+
+    def emit(self, graph: Graph, tensor: str, steps: Sequence[Self]) -> str:
+        lowest = np.array([step.value for step in steps], dtype=np.float64)
+        return graph.add("Where", graph.add("Less", tensor, lowest), np.array(np.nan), tensor)
+
+
+@dataclass(frozen=True, slots=True)
 class IsMissing:
     """1 where the input is NaN, else 0."""
 
@@ -316,15 +334,14 @@ class Interpolate:
             x, y = np.array(step.xs), np.array(step.ys)
             with np.errstate(all="ignore"):
                 slope = np.diff(y) / np.diff(x)
-            # Between two equal points there is no number, and beyond the last the line is flat.
-            slope = np.append(np.where(np.isfinite(slope), slope, 0.0), 0.0)
-            breaks.append(x[1:])
-            starts.append(np.append(x, np.nan))
-            slopes.append(np.append(slope, np.nan))
-            levels.append(np.append(y, np.nan))
-        inside = graph.add("Max", tensor, np.array([step.xs[0] for step in steps]))
-        start, slope_of, level = (look_up_intervals(graph, inside, breaks, each) for each in (starts, slopes, levels))
-        return graph.add("Add", graph.add("Mul", slope_of, graph.add("Sub", inside, start)), level)
+            # Between two equal points there is no number, and outside of the points the line is flat.
+            slope = np.where(np.isfinite(slope), slope, 0.0)
+            breaks.append(x)
+            starts.append(np.array([x[0], *x, np.nan]))
+            slopes.append(np.array([0.0, *slope, 0.0, np.nan]))
+            levels.append(np.array([y[0], *y, np.nan]))
+        start, slope_of, level = (look_up_intervals(graph, tensor, breaks, each) for each in (starts, slopes, levels))
+        return graph.add("Add", graph.add("Mul", slope_of, graph.add("Sub", tensor, start)), level)
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,9 +378,13 @@ class Polynomials:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function of numpy, by its name: one of `FUNCTIONS`."""
+    """A function of numpy, by its name: one of `FUNCTIONS`. begins_at: it gives NaN below."""
 
     name: str
+
+    @property
+    def begins_at(self) -> float | None:
+        return _BEGINNINGS.get(self.name)
 
     @property
     def direction(self) -> int:
@@ -380,10 +401,13 @@ class Function:
         return emit_function(graph, self.name, tensor)
 
 
-# Without those whose domain is a part of the numbers: outside of it they give NaN, which no order holds.
-_DIRECTIONS = dict.fromkeys(
-    ("cbrt", "ceil", "exp", "expm1", "floor", "positive", "rint", "sign", "sinh", "tanh", "trunc", "exp2"), 1
-) | {"negative": -1}
+# Where they begin: below it they give NaN.
+_BEGINNINGS = {"log": 0.0, "log1p": -1.0, "log2": 0.0, "log10": 0.0, "sqrt": 0.0}
+_DIRECTIONS = {
+    **dict.fromkeys(("cbrt", "ceil", "exp", "expm1", "floor", "positive", "rint", "sign", "tanh", "trunc"), 1),
+    **dict.fromkeys(_BEGINNINGS, 1),
+    "negative": -1,
+}
 
 _OPS = {
     "abs": "Abs", "absolute": "Abs", "ceil": "Ceil", "cos": "Cos", "exp": "Exp", "floor": "Floor", "log": "Log",
@@ -391,7 +415,7 @@ _OPS = {
     "tanh": "Tanh",
 }  # fmt: skip
 
-FUNCTIONS = frozenset({*_DIRECTIONS, *_OPS, "expm1", "log1p", "log2", "log10", "square"})
+FUNCTIONS = frozenset({*_DIRECTIONS, *_OPS, "square"})
 
 
 def emit_function(graph: Graph, name: str, tensor: str) -> str:
@@ -429,9 +453,12 @@ def compose(steps: Sequence[Step], values: Doubles) -> Doubles:
         return functools.reduce(lambda done, step: step.apply(done), steps, np.asarray(values, dtype=np.float64))
 
 
-def direction(steps: Sequence[Step]) -> int:
-    """Of all the steps after one another."""
-    return functools.reduce(lambda sign, step: sign * step.direction, steps, 1)
+def movable_from(steps: Sequence[Step]) -> int:
+    """The position from which on every step never falls: a threshold can be moved back to there."""
+    position = len(steps)
+    while position and steps[position - 1].direction == 1:
+        position -= 1
+    return position
 
 
 def to_double(graph: Graph, tensor: str) -> str:

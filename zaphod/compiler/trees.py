@@ -8,15 +8,15 @@ codes, the question is which codes. Nothing is computed before the trees then, a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zaphod.compiler.features import Coded, Column, Computed, Features, Inputs, Number, apply_steps, matrix, numeric
 from zaphod.compiler.graph import INPUT, Graph
-from zaphod.compiler.steps import ToFloat32, compose, direction, last_at_most
+from zaphod.compiler.steps import Function, NotBelow, Step, ToFloat32, compose, last_at_most, movable_from
 
 # Modes of a node, as the operator numbers them.
 _AT_MOST, _AT_LEAST, _EQUAL, _NOT_EQUAL, _MEMBER = 0, 2, 4, 5, 6
@@ -28,6 +28,7 @@ class Tree:
     """Arrays of one entry per node, node 0 the root. Left is taken when feature <= threshold.
 
     left, right: children; a leaf has left < 0. missing_left: where NaN goes.
+    categories: of nodes that ask for a category instead, the category numbers that go left; others and NaN as above.
     value: float64, shape (num_nodes,), what a leaf adds to `target`; or shape (num_nodes, C), what it adds to each.
     """
 
@@ -38,6 +39,7 @@ class Tree:
     missing_left: NDArray[np.bool_]
     value: NDArray[np.float64]
     target: int = 0
+    categories: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def constant_tree(value: float, *, target: int = 0) -> Tree:
@@ -142,27 +144,43 @@ class _Questions:
 
 
 def _splittable(graph: Graph, inputs: Inputs, features: Features) -> tuple[Features, str]:
-    """Every column a function the splits can be moved through, or a column of the ensemble's input."""
-    extra = [i for i, column in enumerate(features.columns) if not _is_movable(column)]
-    if not extra:
-        return features, INPUT
-    tensor = matrix(graph, features.select(extra), inputs=inputs)
+    """Every column a chain of steps that never fall, from a column of the ensemble's input; or a table of codes.
+
+    What comes before such a chain is computed and joins the input.
+    """
     columns = list(features.columns)
-    if len(extra) == len(columns):
-        return Features(tuple(Number(i) for i in range(len(columns)))), tensor
-    for place, i in enumerate(extra):
-        columns[i] = Number(inputs.num_inputs + place)
-    return Features(tuple(columns)), graph.add("Concat", INPUT, tensor, axis=1)
+    computed: list[Column] = []
+    places: list[tuple[int, tuple[Step, ...]]] = []
+    for i, column in enumerate(features.columns):
+        before, after = _divide(column)
+        if before is not None:
+            computed.append(before)
+            places.append((i, after))
+    if not computed:
+        return features, INPUT
+    tensor = matrix(graph, Features(tuple(computed)), inputs=inputs)
+    alone = len(computed) == len(columns)
+    for place, (i, after) in enumerate(places):
+        columns[i] = Number(place if alone else inputs.num_inputs + place, after)
+    return Features(tuple(columns)), tensor if alone else graph.add("Concat", INPUT, tensor, axis=1)
 
 
-def _is_movable(column: Column) -> bool:
+def _divide(column: Column) -> tuple[Column | None, tuple[Step, ...]]:
+    """The part that has to be computed, if any, and the steps after it that a threshold can be moved through."""
     match column:
-        case Number():
-            return direction(column.steps) >= 0
         case Coded():
-            return True
+            return None, ()
         case Computed():
-            return False
+            return column, ()
+        case Number():
+            steps = column.steps
+            start = movable_from(steps)
+            for i in range(len(steps) - 1, start - 1, -1):
+                step = steps[i]
+                if isinstance(step, Function) and step.begins_at is not None:
+                    # Below where it begins it gives NaN: the input has to be NaN there for the split to see it.
+                    return replace(column, steps=(*steps[:i], NotBelow(step.begins_at))), steps[i:]
+            return (replace(column, steps=steps[:start]) if start else None), steps[start:]
 
 
 def _ask(inputs: Inputs, features: Features, trees: Sequence[Tree]) -> list[_Questions]:
@@ -178,6 +196,12 @@ def _ask(inputs: Inputs, features: Features, trees: Sequence[Tree]) -> list[_Que
     missing_true = np.zeros(len(feature), dtype=bool)
     swapped = np.zeros(len(feature), dtype=bool)
     members: dict[int, NDArray[np.float64]] = {}
+    starts = np.cumsum([0, *sizes])
+    categories = {
+        int(start) + node: numbers
+        for start, tree in zip(starts, trees, strict=False)
+        for node, numbers in tree.categories.items()
+    }
     for i, made_of in enumerate(features.columns):
         chosen = np.flatnonzero(is_split & (feature == i))
         if not chosen.size:
@@ -185,6 +209,11 @@ def _ask(inputs: Inputs, features: Features, trees: Sequence[Tree]) -> list[_Que
         match made_of:
             case Number():
                 column[chosen] = made_of.source
+                many = [node for node in chosen if int(node) in categories]
+                for node in many:
+                    mode[node], members[int(node)] = _MEMBER, categories[int(node)]
+                missing_true[many] = missing_left[many]
+                chosen = np.setdiff1d(chosen, many)
                 split[chosen] = last_at_most(made_of.steps, threshold[chosen]) if made_of.steps else threshold[chosen]
                 at_missing = float(compose(made_of.steps, np.array([np.nan]))[0])
                 missing_true[chosen] = missing_left[chosen] if np.isnan(at_missing) else at_missing <= threshold[chosen]
@@ -192,15 +221,17 @@ def _ask(inputs: Inputs, features: Features, trees: Sequence[Tree]) -> list[_Que
                 column[chosen] = inputs.num_numbers + made_of.field
                 values = numeric(made_of)
                 for node in chosen:
-                    left = (values <= threshold[node]) | (np.isnan(values) & missing_left[node])
-                    mode[node], split[node], swapped[node], many = _question_of_codes(
+                    inside = (
+                        np.isin(values, categories[int(node)]) if int(node) in categories else values <= threshold[node]
+                    )
+                    left = inside | (np.isnan(values) & missing_left[node])
+                    mode[node], split[node], swapped[node], codes = _question_of_codes(
                         left, offset=inputs.offsets[made_of.field]
                     )
-                    if many is not None:
-                        members[int(node)] = many
+                    if codes is not None:
+                        members[int(node)] = codes
             case Computed():
                 raise AssertionError("computed columns are inputs of the ensemble by now")
-    starts = np.cumsum([0, *sizes])
     return [
         _Questions(
             column=column[a:b],
