@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -147,6 +148,8 @@ class Launcher:
             _script("ray"), "start", "--head", f"--node-ip-address={machine.RAY_HOST}", f"--port={self._ray_port}",
             "--include-dashboard=true", f"--dashboard-port={self._launch.dashboard_port}",
             f"--ray-client-server-port={machine.free_port()}", "--disable-usage-stats",
+            # Takes submitted jobs; on its default port only one cluster of a machine could.
+            f"--dashboard-agent-listen-port={machine.free_port(machine.RAY_HOST)}",
         ]  # fmt: skip
         done = subprocess.run(  # noqa: S603  # our own command
             command, env=self._environ, cwd=self._launch.home, capture_output=True, text=True, start_new_session=True
@@ -222,6 +225,8 @@ class Launcher:
             "RAY_SERVE_HAPROXY_STATS_PORT": str(machine.free_port()),
             **load_ray_env(self._launch.ray_env),
             "ZAPHOD_HOME": str(self._launch.home),
+            # `python` in the entry point of a submitted job is this environment's.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             machine.MARK: str(self._launch.run_dir),
         }
 
@@ -235,7 +240,17 @@ def stop(run_dir: Path, *, kill_launcher: bool = True) -> list[str]:
     if kill_launcher:
         names += machine.end_owned(run_dir)
     (run_dir / machine.RUN_FILE).unlink(missing_ok=True)
+    if server is not None:
+        _forget_address(server.ray_address)
     return names
+
+
+def _forget_address(ray_address: str) -> None:
+    """Ray notes where the last `ray start` listens and joins it unasked; a note of what is gone would be waited for."""
+    note = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
+    with contextlib.suppress(OSError):
+        if note.read_text().strip() == ray_address:
+            note.unlink()
 
 
 def predict_example(url: str, model: str) -> str:

@@ -16,7 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "configuration.md"
 
 # Section title, module and class of each file of settings.
-SECTIONS = (("Online: `args` in configs/serve.yaml", "deployments.settings", "ServeArgs"),)
+SECTIONS = (
+    ("Online: `args` in configs/serve.yaml", "deployments.settings", "ServeArgs"),
+    ("Batch: configs/batch.yaml", "batch.settings", "BatchSettings"),
+    ("Streaming: configs/streaming.yaml", "streaming.settings", "StreamingSettings"),
+)
 
 _HEAD = """# Configuration
 
