@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import msgspec
@@ -52,8 +53,8 @@ class Coder:
     def many(self, column: list[str | None] | pa.Array) -> NDArray[np.float64]:
         """float64, shape (n_rows,)."""
         if isinstance(column, list):
-            get, other = self._by_value.get, self._other
-            return np.fromiter((get(value, other) for value in column), dtype=np.float64, count=len(column))
+            found = map(self._by_value.get, column, itertools.repeat(self._other))
+            return np.fromiter(found, dtype=np.float64, count=len(column))
         return self._arrow(column)
 
     def _arrow(self, column: pa.Array) -> NDArray[np.float64]:
