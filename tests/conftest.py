@@ -72,11 +72,11 @@ def start_server(home: Path, *, registry: str, references: list[str]) -> Server:
 
 
 def end_server(server: Server) -> None:
-    """SIGTERM, then make sure that nothing is left."""
-    if server.process.poll() is None:
-        server.send(signal.SIGTERM)
-        server.process.wait(timeout=60)
-    machine.end_marked(server.home / "var" / "run")
+    """SIGTERM. Raises: AssertionError when a process is left, after ending it."""
+    server.send(signal.SIGTERM)
+    code = server.process.wait(timeout=60)
+    left = machine.end_marked(server.home / "var" / "run")
+    assert (code, left) == (0, []), server.log.read_text(errors="replace")
 
 
 @pytest.fixture(scope="session")

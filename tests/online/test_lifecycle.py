@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, end_server, start_server, wait_for
+from tests.conftest import ROOT, Server, start_server, wait_for
 from zaphod import machine
 from zaphod.registry import Registry
 
@@ -19,14 +19,13 @@ pytestmark = [pytest.mark.cluster, pytest.mark.fault]
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_no_process(tmp_path: Path, registry: Registry, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM end HAProxy, `serve run` and every Ray process."""
+def test_ctrl_c_leaves_no_process(tmp_path: Path, registry: Registry) -> None:
+    """Ctrl-C ends HAProxy, `serve run` and every Ray process; so does SIGTERM, by which every other test ends."""
     server = start_server(tmp_path, registry=registry.uri, references=["binary"])
     names = {process.name() for process in server.marked()}
     assert {"haproxy", "raylet", "gcs_server"} <= names
 
-    server.send(number)
+    server.send(signal.SIGINT)
     server.process.wait(timeout=60)
 
     assert server.process.returncode == 0, server.log.read_text()
@@ -34,35 +33,31 @@ def test_a_signal_leaves_no_process(tmp_path: Path, registry: Registry, number: 
 
 
 @pytest.mark.timeout(300)
-def test_the_next_start_cleans_up_after_a_crash(tmp_path: Path, registry: Registry) -> None:
-    """After `kill -9` of the launcher the next start ends the leftovers, says so, and serves."""
+def test_what_a_crash_leaves_is_ended_by_the_next_start_or_by_stop(tmp_path: Path, registry: Registry) -> None:
+    """After `kill -9` of the launcher the next start ends the leftovers, says so, and serves; `stop` ends them too."""
     crashed = start_server(tmp_path, registry=registry.uri, references=["binary"])
-    crashed.send(signal.SIGKILL)
-    crashed.process.wait(timeout=10)
-    left = {process.pid for process in crashed.marked()}
-    assert left
+    left = kill(crashed)
 
     server = start_server(tmp_path, registry=registry.uri, references=["binary"])
 
     assert "an earlier start left behind" in server.log.read_text()
     assert not left & {process.pid for process in server.marked()}
-    end_server(server)
-
-
-@pytest.mark.timeout(300)
-def test_stop_ends_what_a_crash_left(tmp_path: Path, registry: Registry) -> None:
-    """`make stop` works without a launcher, and twice."""
-    crashed = start_server(tmp_path, registry=registry.uri, references=["binary"])
-    crashed.send(signal.SIGKILL)
-    crashed.process.wait(timeout=10)
-
+    kill(server)
     command = [sys.executable, "-m", "deployments", "stop"]
     first = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-
     assert first.stdout.startswith("stopped")
     assert "nothing left" in second.stdout
-    assert crashed.marked() == []
+    assert server.marked() == []
+
+
+def kill(server: Server) -> set[int]:
+    """`kill -9` of the launcher; returns what it left running."""
+    server.send(signal.SIGKILL)
+    server.process.wait(timeout=10)
+    left = {process.pid for process in server.marked()}
+    assert left
+    return left
 
 
 def test_a_busy_port_is_one_clear_sentence(tmp_path: Path, registry: Registry) -> None:
