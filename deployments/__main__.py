@@ -36,7 +36,7 @@ def up(
 def stop_command() -> None:
     """Ends everything that `up` started in this folder."""
     names = stop(Path.cwd() / "var" / "run")
-    typer.echo(f"stopped {len(names)} processes" if names else "nothing left to stop")
+    typer.echo(f"stopped {', '.join(sorted(set(names)))}" if names else "nothing left to stop")
 
 
 if __name__ == "__main__":

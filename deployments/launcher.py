@@ -234,9 +234,11 @@ class Launcher:
 def stop(run_dir: Path, *, kill_launcher: bool = True) -> list[str]:
     """Ends everything that was started for this home; returns the names of the processes. Nothing running is fine."""
     server = machine.read_run_file(run_dir)
+    names: list[str] = []
     if kill_launcher and server is not None:
         machine.end_processes([psutil.Process(server.pid)], grace_s=30.0)
-    names = machine.end_marked(run_dir)
+        names.append("server")
+    names += machine.end_marked(run_dir)
     if kill_launcher:
         names += machine.end_owned(run_dir)
     (run_dir / machine.RUN_FILE).unlink(missing_ok=True)
