@@ -12,7 +12,8 @@ from zaphod.compiler.composition import positions
 from zaphod.compiler.features import Features, concatenate
 from zaphod.compiler.linear import binary_logistic, multinomial
 from zaphod.compiler.scope import Estimator, PredictConverter, Prediction, Scope
-from zaphod.compiler.trees import Tree, constant_tree, sum_trees
+from zaphod.compiler.splits import Tree
+from zaphod.compiler.trees import constant_tree, sum_trees
 
 
 def _classify(model: HistGradientBoostingClassifier, features: Features, scope: Scope) -> Prediction:

@@ -52,9 +52,10 @@ def convert(estimator: BaseEstimator, schema: Schema) -> bytes:
     """The ONNX model. Raises: NotCompilable."""
     vocabulary = Vocabulary(len(schema.string_fields))
     while True:
-        scope, prediction = _run(estimator, schema, vocabulary)
+        _run(estimator, schema, vocabulary, is_rehearsal=True)
         if vocabulary.settle():
             break
+    scope, prediction = _run(estimator, schema, vocabulary, is_rehearsal=False)
     fields = tuple(
         FieldCodes(
             values=vocabulary.known(i),
@@ -66,10 +67,12 @@ def convert(estimator: BaseEstimator, schema: Schema) -> bytes:
     return scope.graph.build(_outputs(prediction, schema), metadata=encode_metadata(fields))
 
 
-def _run(estimator: BaseEstimator, schema: Schema, vocabulary: Vocabulary) -> tuple[Scope, Prediction]:
+def _run(
+    estimator: BaseEstimator, schema: Schema, vocabulary: Vocabulary, *, is_rehearsal: bool
+) -> tuple[Scope, Prediction]:
     inputs = Inputs(num_numbers=len(schema.number_fields), sizes=vocabulary.sizes())
     scope = Scope(
-        graph=Graph(inputs.num_inputs),
+        graph=Graph(inputs.num_inputs, is_rehearsal=is_rehearsal),
         inputs=inputs,
         vocabulary=vocabulary,
         transformers=TRANSFORMERS,

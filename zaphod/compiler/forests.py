@@ -22,7 +22,8 @@ from zaphod.compiler import NotCompilable
 from zaphod.compiler.features import Features
 from zaphod.compiler.linear import binary_logistic, multinomial
 from zaphod.compiler.scope import Estimator, PredictConverter, Prediction, Scope
-from zaphod.compiler.trees import Tree, constant_tree, sum_numbers, sum_trees, sum_vectors
+from zaphod.compiler.splits import Tree
+from zaphod.compiler.trees import constant_tree, sum_numbers, sum_trees, sum_vectors
 
 TREE_CLASSIFIERS = (DecisionTreeClassifier, ExtraTreeClassifier)
 TREE_REGRESSORS = (DecisionTreeRegressor, ExtraTreeRegressor)

@@ -21,10 +21,14 @@ Operand: TypeAlias = "str | NDArray[np.generic]"
 
 
 class Graph:
-    """Tensors are known by name. The input `x` is double, shape (n_rows, num_inputs)."""
+    """Tensors are known by name. The input `x` is double, shape (n_rows, num_inputs).
 
-    def __init__(self, num_inputs: int) -> None:
+    A rehearsal is never built: what is costly to make may be left out of it.
+    """
+
+    def __init__(self, num_inputs: int, *, is_rehearsal: bool = False) -> None:
         self.num_inputs = num_inputs
+        self.is_rehearsal = is_rehearsal
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._made: dict[tuple[object, ...], list[str]] = {}

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from zaphod.columns import Columns
 from zaphod.compiler.engine import OnnxPredictor
-from zaphod.compiler.rows import edge_rows, random_rows, threshold_rows
+from zaphod.compiler.rows import EDGE_BASES, edge_rows, random_rows, threshold_rows
+from zaphod.compiler.thresholds import find_thresholds
 from zaphod.errors import PredictionError
 from zaphod.predictor import Predictions, Predictor
 from zaphod.schema import Schema
@@ -23,6 +24,8 @@ MAX_DIFFERENCE = 1e-6
 
 _MAX_ROWS = 20_000
 _TIMED_CALLS = 30
+# Sample rows that are followed through the trees to find one for each split.
+_THRESHOLD_SAMPLE = 1000
 # Rows that the compiled model refuses and that the reference is asked about one by one.
 _REFUSED_CHECKED = 8
 # A reference that raises on many rows is asked about parts of them, and not longer than this.
@@ -41,7 +44,8 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
     """parity.json.
 
     largest_absolute: of probabilities, scores and values. largest_relative: of values and scores, against the larger
-    of the two answers and of what is usual on the sample. speed_up: one row, reference time over compiled time.
+    of the two answers and of what is usual on the sample. num_thresholds: splits of trees that were tried from either
+    side, at one ulp. speed_up: one row, reference time over compiled time.
     """
 
     passed: bool
@@ -126,12 +130,13 @@ def _check(reference: Predictor, compiled: OnnxPredictor, schema: Schema, sample
         expected = reference.predict(sample)
     except PredictionError:
         return _failed("the reference cannot predict the sample")
+    # What the compiled model refuses it cannot be fed.
+    known = sample.take(np.flatnonzero(~compiled.refuses(sample))[:_THRESHOLD_SAMPLE])
     tally = _Tally(_usual_size(expected))
     counts: dict[str, list[int]] = {}
-    num_thresholds = 0
-    for kind, rows in _kinds(compiled, schema, sample):
-        if kind == "threshold":
-            num_thresholds += rows.num_rows
+    found = find_thresholds(compiled.model_bytes, compiled.encode(known), num_numbers=len(schema.number_fields))
+    at_thresholds = threshold_rows(schema, known, found, max_rows=_MAX_ROWS, rng=np.random.default_rng(1))
+    for kind, rows in _kinds(compiled, schema, sample, at_thresholds):
         compared, refused = _compare(reference, compiled, rows, tally, kind=kind)
         count = counts.setdefault(kind, [0, 0])
         count[0] += compared
@@ -144,19 +149,20 @@ def _check(reference: Predictor, compiled: OnnxPredictor, schema: Schema, sample
         label_flips=tally.flips,
         largest_absolute=tally.absolute,
         largest_relative=tally.relative,
-        num_thresholds=num_thresholds,
+        num_thresholds=at_thresholds[1] if at_thresholds else 0,
         speed_up=_speed_up(reference, compiled, sample),
     )
 
 
-def _kinds(compiled: OnnxPredictor, schema: Schema, sample: Columns) -> Iterator[tuple[str, Columns]]:
+def _kinds(
+    compiled: OnnxPredictor, schema: Schema, sample: Columns, at_thresholds: tuple[Columns, int] | None
+) -> Iterator[tuple[str, Columns]]:
     rng = np.random.default_rng(0)
     yield "sample", sample
     yield "random", random_rows(schema, sample, compiled.vocabulary, rng=rng)
     yield "edge", edge_rows(schema, sample, compiled.vocabulary, rng=rng)
-    thresholds = threshold_rows(schema, sample, compiled.model_bytes, max_rows=_MAX_ROWS, rng=rng)
-    if thresholds is not None:
-        yield "threshold", thresholds
+    if at_thresholds is not None:
+        yield "threshold", at_thresholds[0]
 
 
 def _compare(
@@ -178,8 +184,8 @@ def _compare(
         try:
             expected = reference.predict(part)
         except PredictionError:
-            if chosen.size == 1:
-                refused += 1
+            if chosen.size <= EDGE_BASES:
+                refused += chosen.size
             else:
                 half = chosen.size // 2
                 waiting += [chosen[:half], chosen[half:]]

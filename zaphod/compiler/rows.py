@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import onnx
 import pyarrow as pa
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from zaphod.columns import Columns
+from zaphod.compiler.thresholds import Thresholds
 from zaphod.schema import MAX_EXACT_INT, DType, Field, Schema
 
 _RANDOM_ROWS = 4000
-_BASES = 4
+# Rows for each edge value of a field.
+EDGE_BASES = 4
 _NULL_SHARE = 0.08
 _EDGE_NUMBERS = (
     0.0, -0.0, 1.0, -1.0, 0.5, 5e-324, -5e-324, 2.2250738585072014e-308, 1e-30, 1e-9, -1e-9, 1e6, -1e6,
@@ -51,9 +51,10 @@ def edge_rows(
 ) -> Columns:
     """One field of a sample row replaced by each extreme, null or odd string; then all fields at once."""
     made = _Replaced(schema, sample, rng=rng)
-    for i, field in enumerate(schema.number_fields):
-        edges = _number_edges(field)
-        made.number(i, edges)
+    # Value by value: a reference that raises on one raises on it in every field, so those rows stand together.
+    for value in (*_EDGE_NUMBERS, None, np.nan):
+        for i, field in enumerate(schema.number_fields):
+            made.number(i, _number_edges(field, value))
     for i, (field, known) in enumerate(zip(schema.string_fields, vocabulary, strict=True)):
         made.string(i, [value for value in _strings(field, known) if value not in known][: len(_UNSEEN) + 1])
     made.everything_null()
@@ -62,50 +63,37 @@ def edge_rows(
 
 
 def threshold_rows(
-    schema: Schema, sample: Columns, model_bytes: bytes, *, max_rows: int, rng: np.random.Generator
-) -> Columns | None:
-    """A sample row moved onto each split of the model's trees, and one and two ulp past it on either side.
+    schema: Schema, sample: Columns, thresholds: Thresholds, *, max_rows: int, rng: np.random.Generator
+) -> tuple[Columns, int] | None:
+    """Sample rows moved onto each split of the model's trees, and one and two ulp past it; and how many splits.
 
     The splits are those of the compiled model: it can change its answer there only, so a reference that changes its
-    answer elsewhere differs from it on one of these rows. None when there is no split on an input.
+    answer elsewhere differs from it on one of these rows. Where a sample row comes by the split, it is that row which
+    is moved. None when there is no split on an input.
     """
-    made = _Replaced(schema, sample, rng=rng)
-    per_field = _splits(model_bytes, len(schema.number_fields))
-    total = sum(len(splits) for splits in per_field.values())
-    if not total:
+    if not thresholds.value.size:
         return None
-    kept_share = min(1.0, max_rows / (4 * total))
-    for i, splits in per_field.items():
-        field = schema.number_fields[i]
-        count = max(1, int(len(splits) * kept_share))
-        chosen = splits[np.unique(np.linspace(0, len(splits) - 1, count).astype(np.int64))]
-        made.number(i, _around(field, chosen), bases=1)
-    return made.columns()
+    made = _Replaced(schema, sample, rng=rng)
+    # One row for each split that any row comes by; of equal splits of a column, one.
+    order = np.lexsort((thresholds.row < 0, thresholds.value, thresholds.column))
+    column, value, row = thresholds.column[order], thresholds.value[order], thresholds.row[order]
+    is_new = np.append(True, (np.diff(column) != 0) | (np.diff(value) != 0))
+    kept = np.flatnonzero(is_new)
+    kept = kept[np.unique(np.linspace(0, len(kept) - 1, max_rows // 4).astype(np.int64))]
+    for i in kept:
+        field = schema.number_fields[int(column[i])]
+        base = int(row[i]) if row[i] >= 0 else None
+        made.number(int(column[i]), _around(field, float(value[i])), bases=1, base=base)
+    return made.columns(), len(kept)
 
 
-def _splits(model_bytes: bytes, num_numbers: int) -> dict[int, NDArray[np.float64]]:
-    """Finite splits by number field, ascending."""
-    model = onnx.load_model_from_string(model_bytes)
-    found: dict[int, set[float]] = {}
-    for node in model.graph.node:
-        if node.op_type != "TreeEnsemble" or node.input[0] != "x":
-            continue
-        attributes = {attribute.name: attribute for attribute in node.attribute}
-        columns = attributes["nodes_featureids"].ints
-        splits = numpy_helper.to_array(attributes["nodes_splits"].t)
-        for column, split in zip(columns, splits, strict=True):
-            if column < num_numbers and np.isfinite(split):
-                found.setdefault(int(column), set()).add(float(split))
-    return {column: np.array(sorted(values)) for column, values in sorted(found.items())}
-
-
-def _around(field: Field, splits: NDArray[np.float64]) -> list[float]:
+def _around(field: Field, split: float) -> list[float]:
     if field.dtype is not DType.FLOAT64:
-        whole = np.concatenate([np.floor(splits), np.floor(splits) + 1])
-        return [float(value) for value in np.unique(whole) if _fits(field, float(value))]
-    above = np.nextafter(splits, np.inf)
-    below = np.nextafter(splits, -np.inf)
-    return [float(value) for value in np.concatenate([splits, above, np.nextafter(above, np.inf), below])]
+        below = float(np.floor(split))
+        return [value for value in (below, below + 1) if _fits(field, value)]
+    above = float(np.nextafter(split, np.inf))
+    near = (split, above, float(np.nextafter(above, np.inf)), float(np.nextafter(split, -np.inf)))
+    return [value for value in near if np.isfinite(value)]
 
 
 class _Replaced:
@@ -119,18 +107,19 @@ class _Replaced:
         self._numbers: list[tuple[int, int, float]] = []
         self._strings: list[tuple[int, int, str | None]] = []
 
-    def _base(self) -> int:
-        self._bases.append(int(self._rng.integers(self._sample.num_rows)))
+    def _base(self, row: int | None = None) -> int:
+        self._bases.append(int(self._rng.integers(self._sample.num_rows)) if row is None else row)
         return len(self._bases) - 1
 
-    def number(self, column: int, values: Sequence[float], *, bases: int = _BASES) -> None:
+    def number(self, column: int, values: Sequence[float], *, bases: int = EDGE_BASES, base: int | None = None) -> None:
+        """base: the sample row to change; any when it is None."""
         for value in values:
             for _ in range(bases):
-                self._numbers.append((self._base(), column, value))
+                self._numbers.append((self._base(base), column, value))
 
     def string(self, column: int, values: Sequence[str | None]) -> None:
         for value in values:
-            for _ in range(_BASES):
+            for _ in range(EDGE_BASES):
                 self._strings.append((self._base(), column, value))
 
     def everything_null(self) -> None:
@@ -165,13 +154,15 @@ def _draw_numbers(field: Field, values: NDArray[np.float64], *, rng: np.random.G
     return np.rint(drawn) if field.dtype is DType.INT64 else drawn
 
 
-def _number_edges(field: Field) -> list[float]:
-    edges = [value for value in (*_EDGE_NUMBERS, field.minimum, field.maximum) if value is not None]
-    allowed = [value for value in edges if _fits(field, value)]
-    return [*allowed, np.nan] if field.nullable else allowed
+def _number_edges(field: Field, value: float | None) -> list[float]:
+    """The value if the field may have it; its own ends for None."""
+    values = [value] if value is not None else [end for end in (field.minimum, field.maximum) if end is not None]
+    return [edge for edge in values if _fits(field, edge)]
 
 
 def _fits(field: Field, value: float) -> bool:
+    if np.isnan(value):
+        return field.nullable
     match field.dtype:
         case DType.BOOL:
             return value in (0.0, 1.0)
