@@ -23,7 +23,10 @@ EXAMPLE = "example.json"
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """bundle.json. `files` maps each file's name to its sha256 in hexadecimal; created is ISO 8601 in UTC."""
+    """bundle.json. `files` maps each file's name to its sha256 in hexadecimal; created is ISO 8601 in UTC.
+
+    origin: what was packaged. given: the ONNX model came ready-made, and is not one of ours compiled.
+    """
 
     name: str
     created: str
@@ -31,6 +34,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     files: dict[str, str]
     libraries: dict[str, str]
     source_revision: str | None = None
+    origin: str = ""
+    given: bool = False
     description: str = ""
 
 
@@ -64,6 +69,10 @@ class Bundle:
 
         Raises: ModelLoadError when the model cannot be loaded or was made with another scikit-learn.
         """
+        if self.manifest.given:
+            from zaphod.given_onnx import GivenOnnxPredictor
+
+            return GivenOnnxPredictor(self.files[ONNX], self.schema)
         if self.manifest.engine == "onnx":
             from zaphod.compiler.engine import OnnxPredictor
 

@@ -1,4 +1,4 @@
-"""From a fitted estimator to a bundle in the registry: infer the schema, compile, prove parity, seal."""
+"""From a fitted estimator to a bundle in the registry: compile, prove parity, seal."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from typing import Literal
 import msgspec
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator, is_classifier, is_clusterer, is_outlier_detector, is_regressor
+from sklearn.base import BaseEstimator
 
 from zaphod import trust
 from zaphod.bundle import EXAMPLE, ONNX, PARITY, SCHEMA, SKOPS, Manifest, seal
 from zaphod.columns import Columns, from_table, to_arrow
-from zaphod.errors import PackagingError
+from zaphod.errors import ModelLoadError, PackagingError, PredictionError
+from zaphod.given_onnx import GivenOnnxPredictor, infer_onnx_output
+from zaphod.inference import infer_fields, infer_schema
 from zaphod.registry import Registry
-from zaphod.schema import DType, Field, Output, Schema, Task
+from zaphod.schema import Schema
 from zaphod.sklearn_predictor import SklearnPredictor
 
 _LIBRARIES = ("scikit-learn", "numpy", "pandas", "onnxruntime", "skops", "zaphod")
-_MAX_CATEGORIES = 1000
 _MAX_PARITY_ROWS = 5000
 
 
@@ -46,6 +47,7 @@ def package(
     schema: Schema | None = None,
     nullable: Collection[str] = (),
     description: str = "",
+    origin: str = "an estimator in memory",
 ) -> Packaged:
     """Stores a fitted estimator as the next version of a model. No alias moves.
 
@@ -65,32 +67,61 @@ def package(
     if onnx_bytes is not None:
         files[ONNX] = onnx_bytes
     engine: Literal["onnx", "sklearn"] = "sklearn" if onnx_bytes is None else "onnx"
-    manifest = Manifest(
-        name=name,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        engine=engine,
-        files={},
-        libraries={library: importlib.metadata.version(library) for library in _LIBRARIES},
-        source_revision=_source_revision(),
-        description=description,
-    )
+    manifest = _manifest(name, engine=engine, description=description, origin=origin)
     version = registry.publish(name, seal(manifest, files))
     reason = "parity holds" if engine == "onnx" else msgspec.json.decode(parity)["reason"]
     return Packaged(name=name, version=version, engine=engine, reason=reason)
 
 
-def infer_schema(estimator: BaseEstimator, sample: pd.DataFrame, *, nullable: Collection[str] = ()) -> Schema:
-    """Fields from the sample's columns and dtypes, the output from the estimator.
+def package_onnx(
+    model: bytes,
+    *,
+    name: str,
+    sample: pd.DataFrame,
+    registry: Registry,
+    schema: Schema | None = None,
+    nullable: Collection[str] = (),
+    description: str = "",
+    origin: str = "an ONNX model in memory",
+) -> Packaged:
+    """Stores a ready ONNX model as the next version. It is served as it is: there is no estimator to compare it with.
 
-    Raises: PackagingError when a column's dtype or the estimator's kind has no counterpart.
+    Raises: PackagingError when it does not take the sample's fields or cannot predict them.
     """
-    unknown = set(nullable) - set(sample.columns)
-    if unknown:
-        raise PackagingError(
-            f"Cannot make {sorted(unknown)} nullable: the sample has no such columns. Check the names."
-        )
-    fields = tuple(_infer_field(sample[column], nullable=column in nullable) for column in sample.columns)
-    return Schema(fields=fields, output=_infer_output(estimator, sample))
+    if schema is None:
+        fields = infer_fields(sample, nullable=nullable)
+        schema = Schema(fields=fields, output=infer_onnx_output(model, fields))
+    columns = sample_columns(schema, sample)
+    try:
+        GivenOnnxPredictor(model, schema).predict(columns)
+    except (ModelLoadError, PredictionError) as error:
+        raise PackagingError(f"Cannot package the ONNX model: {error.message}") from error
+    reason = "given as ONNX: there is no estimator to compare it with"
+    files = {
+        SCHEMA: schema.to_json(),
+        ONNX: model,
+        EXAMPLE: _example(schema, columns),
+        PARITY: msgspec.json.encode({"passed": False, "reason": reason}),
+    }
+    manifest = _manifest(name, engine="onnx", description=description, origin=origin, given=True)
+    version = registry.publish(name, seal(manifest, files))
+    return Packaged(name=name, version=version, engine="onnx", reason=reason)
+
+
+def _manifest(
+    name: str, *, engine: Literal["onnx", "sklearn"], description: str, origin: str, given: bool = False
+) -> Manifest:
+    return Manifest(
+        name=name,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        engine=engine,
+        given=given,
+        origin=origin,
+        files={},
+        libraries={library: importlib.metadata.version(library) for library in _LIBRARIES},
+        source_revision=_source_revision(),
+        description=description,
+    )
 
 
 def sample_columns(schema: Schema, sample: pd.DataFrame) -> Columns:
@@ -130,57 +161,6 @@ def _compile(
     rows = np.unique(np.linspace(0, columns.num_rows - 1, _MAX_PARITY_ROWS, dtype=np.int64))
     parity = check_parity(reference, OnnxPredictor(compiled.model, schema), schema, sample=columns.take(rows))
     return (compiled.model if parity.passed else None), msgspec.json.format(msgspec.json.encode(parity), indent=2)
-
-
-def _infer_field(column: pd.Series, *, nullable: bool) -> Field:
-    name, kind = str(column.name), column.dtype
-    nullable = nullable or bool(column.isna().any())
-    if isinstance(kind, pd.CategoricalDtype):
-        kind = column.cat.categories.dtype
-    if pd.api.types.is_bool_dtype(kind):
-        return Field(name=name, dtype=DType.BOOL, nullable=nullable)
-    if pd.api.types.is_numeric_dtype(kind):
-        dtype = DType.INT64 if pd.api.types.is_integer_dtype(kind) else DType.FLOAT64
-        values = column.dropna()
-        low, high = (float(values.min()), float(values.max())) if len(values) else (None, None)
-        return Field(name=name, dtype=dtype, nullable=nullable, minimum=low, maximum=high)
-    if pd.api.types.is_string_dtype(kind) or kind == np.dtype(object):
-        values = column.dropna()
-        if not all(isinstance(value, str) for value in values):
-            raise PackagingError(f"Expected strings, got a mixture of types - at column `{name}`")
-        categories = tuple(sorted(set(values)))
-        return Field(
-            name=name,
-            dtype=DType.STRING,
-            nullable=nullable,
-            categories=categories if len(categories) <= _MAX_CATEGORIES else None,
-        )
-    raise PackagingError(f"Expected numbers, booleans or strings, got {kind} - at column `{name}`. Convert it first.")
-
-
-def _infer_output(estimator: BaseEstimator, sample: pd.DataFrame) -> Output:
-    head = sample.head(5)
-    if is_classifier(estimator):
-        classes = np.asarray(estimator.classes_).tolist()
-        if classes and isinstance(classes[0], list):
-            raise PackagingError(
-                "Cannot package a multi-output classifier: one label a row is served. Package one each."
-            )
-        return Output(
-            task=Task.CLASSIFICATION, classes=tuple(classes), has_probabilities=hasattr(estimator, "predict_proba")
-        )
-    if is_regressor(estimator):
-        values = np.asarray(estimator.predict(head))
-        num_targets = 1 if values.ndim == 1 else values.shape[1]
-        names = ("target",) if num_targets == 1 else tuple(f"target_{i}" for i in range(num_targets))
-        return Output(task=Task.REGRESSION, targets=names)
-    if is_outlier_detector(estimator):
-        return Output(task=Task.OUTLIER)
-    if is_clusterer(estimator):
-        return Output(task=Task.CLUSTERING)
-    raise PackagingError(
-        f"Cannot package {type(estimator).__name__}: it is no classifier, regressor, outlier detector or clusterer."
-    )
 
 
 def _source_revision() -> str | None:

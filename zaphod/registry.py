@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from zaphod.bundle import MANIFEST, Bundle, verify
+from zaphod.bundle import MANIFEST, SCHEMA, Bundle, Manifest, verify
 from zaphod.errors import ConfigError, ModelLoadError, ModelNotFoundError, RegistryConflictError
-from zaphod.schema import check_name
+from zaphod.schema import Schema, check_name
 from zaphod.storage import Storage, open_storage
 
 CHAMPION = "champion"
@@ -48,9 +48,9 @@ class Reference:
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One journal entry. `aliases` is the whole state after the change; at is ISO 8601 in UTC.
+    """One journal entry. `aliases` and `pins` are the whole state after the change; at is ISO 8601 in UTC.
 
-    id: tells two changes apart that are alike in all else.
+    id: tells two changes apart that are alike in all else. pins: versions that are kept though no alias names them.
     """
 
     id: str
@@ -60,6 +60,19 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     action: str
     why: str
     aliases: dict[str, int]
+    pins: tuple[int, ...] = ()
+
+    @property
+    def kept(self) -> frozenset[int]:
+        """Versions that may not be deleted."""
+        return frozenset((*self.aliases.values(), *self.pins))
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who takes a version number, and when (ISO 8601 in UTC)."""
+
+    id: str
+    at: str
 
 
 _NOTHING_YET = Change(id="", generation=0, at="", who="", action="none", why="", aliases={})
@@ -86,8 +99,7 @@ class Registry:
     def versions(self, name: str) -> list[int]:
         """Complete versions, ascending."""
         check_name(name)
-        numbers = [int(entry) for entry in self._storage.names(name) if entry.isascii() and entry.isdigit()]
-        return sorted(number for number in numbers if self._storage.exists(f"{name}/{number}/{MANIFEST}"))
+        return [number for number in self._numbers(name) if self._storage.exists(f"{name}/{number}/{MANIFEST}")]
 
     def publish(self, name: str, files: Mapping[str, bytes]) -> int:
         """Stores sealed files as the next version and returns its number. No alias moves.
@@ -121,6 +133,15 @@ class Registry:
                 f"Cannot load {name}@{version}: its {MANIFEST} is of another model. Restore the bundle."
             )
         return bundle
+
+    def describe(self, name: str, version: int) -> tuple[Manifest, Schema]:
+        """Manifest and schema without the model itself, and unverified: for lists. Raises: ModelNotFoundError."""
+        folder = f"{check_name(name)}/{version}"
+        try:
+            manifest = msgspec.json.decode(self._storage.read(f"{folder}/{MANIFEST}"), type=Manifest)
+            return manifest, Schema.from_json(self._storage.read(f"{folder}/{SCHEMA}"), source=f"{folder}/{SCHEMA}")
+        except (FileNotFoundError, msgspec.MsgspecError) as error:
+            raise ModelNotFoundError(f"Cannot describe {name}@{version}: it is not whole ({error}).") from error
 
     def state(self, name: str) -> Change:
         """The newest change: the aliases now."""
@@ -159,21 +180,79 @@ class Registry:
         check_name(alias, what="alias")
         if alias.isdigit():
             raise ConfigError(f"Cannot name an alias {alias!r}: a number means a version. Use a word.")
-        if version not in self.versions(name):
-            raise ModelNotFoundError(f"Cannot point {name}@{alias} at version {version}: there is no such version.")
+        self._check_version(name, version)
         before = self.state(name)
         return self.append(name, before=before, aliases={**before.aliases, alias: version}, action=action, why=why)
 
-    def append(self, name: str, *, before: Change, aliases: dict[str, int], action: str, why: str) -> Change:
-        """Makes one change on top of the state it was decided on. Raises: RegistryConflictError."""
+    def pin(self, name: str, *, version: int, why: str) -> Change:
+        """Keeps a version from being deleted, as long as somebody refers to it by number.
+
+        Raises: ModelNotFoundError, RegistryConflictError.
+        """
+        self._check_version(name, version)
+        before = self.state(name)
+        pins = tuple(sorted({*before.pins, version}))
+        return self.append(name, before=before, pins=pins, action=f"pin {version}", why=why)
+
+    def unpin(self, name: str, *, version: int, why: str) -> Change:
+        """Raises: RegistryConflictError."""
+        before = self.state(name)
+        pins = tuple(pin for pin in before.pins if pin != version)
+        return self.append(name, before=before, pins=pins, action=f"unpin {version}", why=why)
+
+    def delete(self, name: str, *, version: int, why: str) -> Change:
+        """Removes a version for good; its number is not used again.
+
+        Raises: ModelNotFoundError; ConfigError when an alias or a pin holds it; RegistryConflictError.
+        """
+        self._check_version(name, version)
+        before = self.state(name)
+        if version in before.kept:
+            holders = [f"@{alias}" for alias, target in sorted(before.aliases.items()) if target == version]
+            raise ConfigError(
+                f"Cannot delete {name}@{version}: {', '.join(holders) or 'a pin'} holds it. "
+                "Promote another version or unpin it first."
+            )
+        # The journal first: a writer that pointed an alias here meanwhile makes this one lose.
+        change = self.append(name, before=before, action=f"delete {version}", why=why)
+        self._remove(name, version)
+        return change
+
+    def abandoned(self, name: str, *, before: datetime.datetime) -> list[int]:
+        """Numbers that were claimed before a moment and whose bundle is still not whole: their publishers died."""
+        whole = set(self.versions(name))
+        return [
+            number
+            for number in self._numbers(name)
+            if number not in whole and self._files(name, number) and self._claimed(name, number) < before
+        ]
+
+    def remove_abandoned(self, name: str, *, version: int) -> None:
+        """Removes what a dead publisher left. The caller knows that it is dead."""
+        if version in self.versions(name):
+            raise ConfigError(f"Cannot remove {name}@{version}: its bundle is whole. Use delete.")
+        self._remove(name, version)
+
+    def append(
+        self,
+        name: str,
+        *,
+        before: Change,
+        action: str,
+        why: str,
+        aliases: dict[str, int] | None = None,
+        pins: tuple[int, ...] | None = None,
+    ) -> Change:
+        """Makes one change on top of the state it was decided on; what is None stays. Raises: RegistryConflictError."""
         change = Change(
-            id=uuid.uuid4().hex,
+            id=_id(),
             generation=before.generation + 1,
-            at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+            at=_now(),
             who=getpass.getuser(),
             action=action,
             why=why,
-            aliases=aliases,
+            aliases=before.aliases if aliases is None else aliases,
+            pins=before.pins if pins is None else pins,
         )
         data = msgspec.json.encode(change)
         try:
@@ -186,15 +265,36 @@ class Registry:
         return change
 
     def _claim(self, name: str) -> int:
-        taken = [int(entry) for entry in self._storage.names(name) if entry.isascii() and entry.isdigit()]
-        version = max(taken, default=0) + 1
+        version = max(self._numbers(name), default=0) + 1
         while True:
             try:
-                self._storage.create(f"{name}/{version}/{_CLAIM}", uuid.uuid4().bytes)
+                self._storage.create(f"{name}/{version}/{_CLAIM}", msgspec.json.encode(Claim(at=_now(), id=_id())))
             except FileExistsError:
                 version += 1
             else:
                 return version
+
+    def _numbers(self, name: str) -> list[int]:
+        return sorted(int(entry) for entry in self._storage.names(name) if entry.isascii() and entry.isdigit())
+
+    def _check_version(self, name: str, version: int) -> None:
+        versions = self.versions(name)
+        if version not in versions:
+            raise ModelNotFoundError(
+                f"Cannot find {name}@{version}: the registry {self.uri} has {versions or 'nothing'} of this model."
+            )
+
+    def _claimed(self, name: str, version: int) -> datetime.datetime:
+        claim = msgspec.json.decode(self._storage.read(f"{name}/{version}/{_CLAIM}"), type=Claim)
+        return datetime.datetime.fromisoformat(claim.at)
+
+    def _files(self, name: str, version: int) -> list[str]:
+        return [entry for entry in self._storage.names(f"{name}/{version}") if entry != _CLAIM]
+
+    def _remove(self, name: str, version: int) -> None:
+        # bundle.json first: without it the version is gone, whatever happens to the rest. The claim keeps the number.
+        for entry in sorted(self._files(name, version), key=lambda entry: entry != MANIFEST):
+            self._storage.delete(f"{name}/{version}/{entry}")
 
     def _copied_generation(self, name: str) -> int:
         """How far aliases.json got: a writer may have died before copying its change there."""
@@ -212,6 +312,14 @@ class Registry:
             raise ModelLoadError(
                 f"Cannot read the journal of {name}: entry {generation} is broken ({error})."
             ) from error
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def _id() -> str:
+    return uuid.uuid4().hex
 
 
 def _journal_path(name: str, generation: int) -> str:

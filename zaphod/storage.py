@@ -41,6 +41,10 @@ class Storage(Protocol):
 
     def exists(self, path: str) -> bool: ...
 
+    def delete(self, path: str) -> None:
+        """Nothing there is fine."""
+        ...
+
 
 class LocalStorage:
     """A folder on this machine. Symbolic links inside it are refused: a bundle must not reach out of its folder."""
@@ -60,6 +64,9 @@ class LocalStorage:
 
     def exists(self, path: str) -> bool:
         return self._inside(path).exists()
+
+    def delete(self, path: str) -> None:
+        self._inside(path).unlink(missing_ok=True)
 
     def create(self, path: str, data: bytes) -> None:
         target = self._inside(path)
@@ -117,6 +124,10 @@ class ObjectStorage:
         except FileNotFoundError:
             return False
         return True
+
+    def delete(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError), _translated(self.uri):
+            obstore.delete(self._store, _checked(path))
 
     def create(self, path: str, data: bytes) -> None:
         try:

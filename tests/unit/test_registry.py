@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import subprocess
 import sys
 import uuid
@@ -15,7 +16,7 @@ import pytest
 from tests.conftest import wait_for
 from zaphod import machine
 from zaphod.bundle import EXAMPLE, MANIFEST, SCHEMA, SKOPS, Manifest, seal
-from zaphod.cli import previous_version
+from zaphod.commands.versions import garbage, previous_version
 from zaphod.errors import ConfigError, ModelLoadError, ModelNotFoundError, RegistryConflictError, ZaphodError
 from zaphod.registry import Reference, Registry
 from zaphod.schema import DType, Field, Output, Schema, Task
@@ -220,3 +221,57 @@ def test_rollback_goes_back_step_by_step(registry: Registry) -> None:
         seen.append(version)
 
     assert seen == [2, 1]
+
+
+def test_delete_refuses_what_an_alias_or_a_pin_holds(registry: Registry) -> None:
+    """A held version stays; a free one goes for good, its number is not used again, and the journal says so."""
+    for _ in range(3):
+        registry.publish("m", FILES)
+    registry.set_alias("m", alias="champion", version=1, action="promote", why="test")
+    registry.pin("m", version=2, why="a customer uses m@2")
+
+    for version in (1, 2):
+        with pytest.raises(ConfigError, match="holds it"):
+            registry.delete("m", version=version, why="test")
+    registry.delete("m", version=3, why="test")
+    registry.unpin("m", version=2, why="no longer used")
+    registry.delete("m", version=2, why="test")
+
+    assert registry.versions("m") == [1]
+    with pytest.raises(ModelNotFoundError):
+        registry.load("m", 3)
+    assert registry.publish("m", FILES) == 4
+    assert [change.action for change in registry.journal("m")] == [
+        "promote", "pin 2", "delete 3", "unpin 2", "delete 2",
+    ]  # fmt: skip
+    assert registry.state("m").aliases == {"champion": 1}
+
+
+def test_garbage_is_what_is_old_and_held_by_nobody(folder: Registry) -> None:
+    """The newest versions, young ones and held ones stay."""
+    for _ in range(5):
+        folder.publish("m", FILES)
+    folder.set_alias("m", alias="champion", version=2, action="promote", why="test")
+    folder.pin("m", version=3, why="test")
+    created = datetime.datetime.fromisoformat(folder.describe("m", 1)[0].created)
+
+    assert garbage(folder, "m", keep=1, before=created + datetime.timedelta(days=1)) == [1, 4]
+    assert garbage(folder, "m", keep=0, before=created + datetime.timedelta(days=1)) == [1, 4, 5]
+    assert garbage(folder, "m", keep=0, before=created) == []
+
+
+def test_what_a_dead_publisher_left_can_be_removed(folder: Registry, tmp_path: Path) -> None:
+    """Once it is old enough; a whole version is never taken for it."""
+    folder.publish("m", FILES)
+    folder.publish("m", FILES)
+    (tmp_path / "m" / "2" / MANIFEST).unlink()
+    now = datetime.datetime.now(datetime.UTC)
+
+    assert folder.abandoned("m", before=now - datetime.timedelta(hours=1)) == []
+    assert folder.abandoned("m", before=now + datetime.timedelta(hours=1)) == [2]
+    with pytest.raises(ConfigError):
+        folder.remove_abandoned("m", version=1)
+    folder.remove_abandoned("m", version=2)
+
+    assert folder.abandoned("m", before=now + datetime.timedelta(hours=1)) == []
+    assert folder.publish("m", FILES) == 3
