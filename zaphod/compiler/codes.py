@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-_KEY = "zaphod.string_fields"
+_KEY = "zaphod"
 
 
 class FieldCodes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,14 +25,24 @@ class FieldCodes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     refused: tuple[int, ...] = ()
 
 
-def encode_metadata(fields: tuple[FieldCodes, ...]) -> dict[str, str]:
-    """The model's metadata that holds them."""
-    return {_KEY: msgspec.json.encode(fields).decode()}
+class Encoding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How rows become the model's input: numbers, then a code for each string field. Kept in the model's metadata.
+
+    refused_nulls: positions of number fields whose null the estimator raises on.
+    """
+
+    strings: tuple[FieldCodes, ...]
+    refused_nulls: tuple[int, ...] = ()
 
 
-def decode_metadata(metadata: Mapping[str, str]) -> tuple[FieldCodes, ...]:
+def encode_metadata(encoding: Encoding) -> dict[str, str]:
+    """The model's metadata that holds it."""
+    return {_KEY: msgspec.json.encode(encoding).decode()}
+
+
+def decode_metadata(metadata: Mapping[str, str]) -> Encoding:
     """Raises: KeyError or msgspec.MsgspecError when the model was not made here."""
-    return msgspec.json.decode(metadata[_KEY], type=tuple[FieldCodes, ...])
+    return msgspec.json.decode(metadata[_KEY], type=Encoding)
 
 
 class Coder:

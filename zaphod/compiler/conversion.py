@@ -21,9 +21,10 @@ from zaphod.compiler import (
     projections,
     scalers,
 )
-from zaphod.compiler.codes import FieldCodes, encode_metadata
+from zaphod.compiler.codes import Encoding, FieldCodes, encode_metadata
 from zaphod.compiler.features import Coded, Column, Features, Inputs, Number
 from zaphod.compiler.graph import Graph
+from zaphod.compiler.refusals import find_refused_nulls
 from zaphod.compiler.scope import Prediction, Scope, Vocabulary
 from zaphod.schema import Schema, Task
 
@@ -56,6 +57,10 @@ def convert(estimator: BaseEstimator, schema: Schema) -> bytes:
         if vocabulary.settle():
             break
     scope, prediction = _run(estimator, schema, vocabulary, is_rehearsal=False)
+    refused = find_refused_nulls(estimator, schema)
+    for i, field in enumerate(schema.string_fields):
+        if field.name in refused:
+            scope.refuse(i, [len(vocabulary.known(i))])
     fields = tuple(
         FieldCodes(
             values=vocabulary.known(i),
@@ -64,7 +69,9 @@ def convert(estimator: BaseEstimator, schema: Schema) -> bytes:
         )
         for i in range(len(schema.string_fields))
     )
-    return scope.graph.build(_outputs(prediction, schema), metadata=encode_metadata(fields))
+    refused_nulls = tuple(i for i, field in enumerate(schema.number_fields) if field.name in refused)
+    encoding = Encoding(strings=fields, refused_nulls=refused_nulls)
+    return scope.graph.build(_outputs(prediction, schema), metadata=encode_metadata(encoding))
 
 
 def _run(

@@ -29,9 +29,10 @@ class OnnxPredictor:
         options.log_severity_level = 4
         try:
             self._session = onnxruntime.InferenceSession(model_bytes, options, providers=["CPUExecutionProvider"])
-            fields = decode_metadata(self._session.get_modelmeta().custom_metadata_map)
+            encoding = decode_metadata(self._session.get_modelmeta().custom_metadata_map)
         except Exception as error:  # ONNX Runtime has a dozen kinds
             raise ModelLoadError(f"Cannot load model.onnx: {type(error).__name__}. Package the model again.") from error
+        fields = encoding.strings
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
         self.model_bytes = model_bytes
@@ -43,7 +44,8 @@ class OnnxPredictor:
             raise ModelLoadError(
                 "Cannot load model.onnx: it was not compiled for this schema. Package the model again."
             )
-        self._refuses_any = any(field.refused for field in fields)
+        self._refuses_codes = any(field.refused for field in fields)
+        self._refused_nulls = list(encoding.refused_nulls)
         # Only a classifier's labels are positions; other labels are what they are.
         self._classes = _classes(schema) if schema.output.task is Task.CLASSIFICATION else None
         self._has_label = "label" in self._outputs
@@ -51,7 +53,7 @@ class OnnxPredictor:
         self._run = self._session.run
 
     def predict(self, columns: Columns) -> Predictions:
-        """Raises: PredictionError when ONNX Runtime does, or on a category that the estimator refuses."""
+        """Raises: PredictionError when ONNX Runtime does, or on a null or category that the estimator refuses."""
         x = self.encode(columns)
         try:
             results = self._run(self._outputs, {self._input: x})
@@ -73,8 +75,9 @@ class OnnxPredictor:
                 return Predictions(labels=labels)
 
     def refuses(self, columns: Columns) -> NDArray[np.bool_]:
-        """Rows with a category that the estimator refuses, shape (n_rows,)."""
+        """Rows with a null or a category that the estimator refuses, shape (n_rows,)."""
         refused = np.zeros(columns.num_rows, dtype=bool)
+        refused |= np.isnan(columns.numbers[:, self._refused_nulls]).any(axis=1)
         for coder, column in zip(self._coders, columns.strings, strict=True):
             refused |= coder.many(column) < 0
         return refused
@@ -82,34 +85,40 @@ class OnnxPredictor:
     def encode(self, columns: Columns) -> NDArray[np.float64]:
         """What the model is fed: numbers, then codes; float64, shape (n_rows, num_inputs).
 
-        Raises: PredictionError on a category that the estimator refuses.
+        Raises: PredictionError on a null or category that the estimator refuses.
         """
-        if not self._coders:
-            return columns.numbers
-        if columns.num_rows == 1:
-            return self._encode_row(columns)
         num_numbers = self._num_numbers
-        x = np.empty((columns.num_rows, self._num_inputs))
-        x[:, :num_numbers] = columns.numbers
-        for i, (coder, column) in enumerate(zip(self._coders, columns.strings, strict=True), start=num_numbers):
-            x[:, i] = coder.many(column)
-        if self._refuses_any and (x[:, num_numbers:] < 0).any():
-            raise _refused()
+        if not self._coders:
+            x = columns.numbers
+        elif columns.num_rows == 1:
+            return self._encode_row(columns)
+        else:
+            x = np.empty((columns.num_rows, self._num_inputs))
+            x[:, :num_numbers] = columns.numbers
+            for i, (coder, column) in enumerate(zip(self._coders, columns.strings, strict=True), start=num_numbers):
+                x[:, i] = coder.many(column)
+            if self._refuses_codes and (x[:, num_numbers:] < 0).any():
+                raise _refused("category")
+        if self._refused_nulls and np.isnan(x[:, self._refused_nulls]).any():
+            raise _refused("null")
         return x
 
     def _encode_row(self, columns: Columns) -> NDArray[np.float64]:
         # Every numpy call costs a microsecond, as much as all else together: there is one.
         (row,) = columns.numbers.tolist()
+        for i in self._refused_nulls:
+            if row[i] != row[i]:  # NaN is not equal to itself
+                raise _refused("null")
         for coder, column in zip(self._coders, columns.strings, strict=True):
             value = column[0]
             row.append(coder.one(value if value is None or isinstance(value, str) else value.as_py()))
-        if self._refuses_any and min(row[self._num_numbers :]) < 0:
-            raise _refused()
+        if self._refuses_codes and min(row[self._num_numbers :]) < 0:
+            raise _refused("category")
         return np.array((row,))
 
 
-def _refused() -> PredictionError:
-    return PredictionError("Cannot predict: the estimator refuses a category it was not trained on.")
+def _refused(what: str) -> PredictionError:
+    return PredictionError(f"Cannot predict: the estimator refuses a {what} that it has no answer for.")
 
 
 def _classes(schema: Schema) -> NDArray[np.generic]:
