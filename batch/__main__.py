@@ -63,9 +63,11 @@ def _executor(settings: BatchSettings, seconds: float | None, home: Path) -> con
 def show_plan(console: Console, ready: Preflight, settings: BatchSettings) -> None:
     """Two lines: what will be scored, and how long that may take."""
     plan, work = ready.plan, ready.work
+    about = "" if plan.num_rows is not None else "about "
     console.print(
-        f"{plan.num_rows:,} rows in {len(plan.files):,} files ({plan.size_bytes / 1e6:,.1f} MB, {len(plan.units):,} "
-        f"units) with {work.model}@{work.version} (engine {ready.engine}, bundle {work.bundle_sha256[:12]})",
+        f"{about}{ready.num_rows:,} rows in {len(plan.files):,} files ({plan.size_bytes / 1e6:,.1f} MB, "
+        f"{len(plan.units):,} units) with {work.model}@{work.version} (engine {ready.engine}, "
+        f"bundle {work.bundle_sha256[:12]})",
         highlight=False,
         soft_wrap=True,
     )
@@ -74,8 +76,8 @@ def show_plan(console: Console, ready: Preflight, settings: BatchSettings) -> No
         from batch.progress import duration
 
         num_tasks = settings.max_tasks or num_cores()
-        seconds = ready.estimate.seconds(num_rows=plan.num_rows, num_tasks=num_tasks)
-        size = plan.num_rows * ready.estimate.bytes_per_row / 1e6
+        seconds = ready.estimate.seconds(num_rows=ready.num_rows, num_tasks=num_tasks)
+        size = ready.num_rows * ready.estimate.bytes_per_row / 1e6
         free = f" of {ready.free_bytes / 1e9:,.0f} GB free" if ready.free_bytes is not None else ""
         console.print(
             f"a sample scored at {ready.estimate.rows_per_s:,.0f} rows/s: about {duration(seconds)} on {num_tasks} "
@@ -118,7 +120,7 @@ def _command() -> Any:  # what typer inspects
         _option("dry_run", bool, default=False, help_text="check everything and score nothing"),
     ]
     for name, field in BatchSettings.model_fields.items():
-        many = name == "keep"
+        many = field.annotation == tuple[str, ...]
         parameters.append(_option(name, list[str] if many else str, None, help_text=field.description or ""))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
     command.__doc__ = __doc__

@@ -109,13 +109,14 @@ class Job:
         missing = [unit for unit in ready.plan.units if unit.id not in receipts]
         if not missing:
             return
-        counts = Counts(total=ready.plan.num_rows)
+        counts = Counts(total=ready.num_rows, exact=ready.plan.num_rows is not None)
         for receipt in receipts.values():
             counts = counts.plus(done=receipt.rows_in, rejected=receipt.rows_rejected)
         if receipts:
             self._console.print(f"going on: {len(receipts)} of {len(ready.plan.units)} units are finished already")
-        rows = sum(unit.num_rows for unit in missing)
-        seconds = ready.estimate.seconds(num_rows=rows, num_tasks=1) if ready.estimate is not None else None
+        seconds = None
+        if ready.estimate is not None:
+            seconds = ready.estimate.seconds(num_rows=counts.total - counts.done, num_tasks=1)
         with contextlib.ExitStack() as stack:
             with self._clock.phase("start"):
                 execute = stack.enter_context(self._open_executor(seconds))
@@ -130,7 +131,8 @@ class Job:
                 counts = counts.plus(done=receipt.rows_in, rejected=receipt.rows_rejected)
                 display.update(counts)
                 self._on_step("unit")
-                check_limits(counts, self._settings)
+                if counts.exact:
+                    check_limits(counts, self._settings)
         if len(receipts) != len(ready.plan.units):
             raise BatchError(
                 f"Cannot publish: {len(ready.plan.units) - len(receipts)} units left no receipt. Run the job again."
@@ -163,9 +165,10 @@ class Job:
             resumed_units=resumed,
         )
         manifest = make_manifest(ready, self._settings, receipts.values(), timing=timing)
-        if manifest.rows_in != manifest.rows_out + manifest.rows_rejected or manifest.rows_in != ready.plan.num_rows:
+        planned = manifest.rows_in if ready.plan.num_rows is None else ready.plan.num_rows
+        if manifest.rows_in != manifest.rows_out + manifest.rows_rejected or manifest.rows_in != planned:
             raise BatchError(
-                f"Cannot publish: {ready.plan.num_rows} rows were planned, {manifest.rows_in} read, "
+                f"Cannot publish: {planned} rows were planned, {manifest.rows_in} read, "
                 f"{manifest.rows_out} scored and {manifest.rows_rejected} rejected. Run the job again."
             )
         return manifest

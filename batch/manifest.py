@@ -17,12 +17,12 @@ _LIBRARIES = ("zaphod", "ray", "pyarrow", "numpy", "scikit-learn", "onnxruntime"
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
-    """An input file as it was planned. num_rows: 0 where the file could not be read."""
+    """An input file as it was planned. num_rows: 0 where it could not be read, null where it does not say."""
 
     path: str
     size_bytes: int
     mtime_ns: int
-    num_rows: int
+    num_rows: int | None
 
 
 class ModelUsed(msgspec.Struct, frozen=True, kw_only=True):

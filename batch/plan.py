@@ -20,26 +20,28 @@ _LAYOUT = 1
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A file of the input. path: below the input folder, `/` between parts. chunk_rows: rows of each row group.
+    """A file of the input. path: below the input folder, `/` between parts.
 
+    chunk_rows: rows of each row group; None where nobody knows before the file is read, which is one unit then.
     problem: why the file cannot be read, if so; it has no chunks then.
     """
 
     path: str
     size_bytes: int
     mtime_ns: int
-    chunk_rows: tuple[int, ...]
+    chunk_rows: tuple[int, ...] | None
     problem: str | None = None
 
     @property
-    def num_rows(self) -> int:
-        return sum(self.chunk_rows)
+    def num_rows(self) -> int | None:
+        return None if self.chunk_rows is None else sum(self.chunk_rows)
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
     """What is scored, retried and skipped as a whole: some consecutive row groups of a file.
 
-    first_row: position in the file of the unit's first row. num_rows: how many of its rows to score.
+    first_row: position in the file of the unit's first row. num_rows: how many of its rows to score, if that is known;
+    max_rows: the limit where it is not.
     """
 
     id: str
@@ -49,7 +51,8 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     first_chunk: int
     num_chunks: int
     first_row: int
-    num_rows: int
+    num_rows: int | None
+    max_rows: int | None = None
     problem: str | None = None
 
 
@@ -62,8 +65,10 @@ class Plan:
     units: tuple[Unit, ...]
 
     @property
-    def num_rows(self) -> int:
-        return sum(unit.num_rows for unit in self.units)
+    def num_rows(self) -> int | None:
+        """None where a file does not say."""
+        rows = [unit.num_rows for unit in self.units]
+        return None if None in rows else sum(row for row in rows if row is not None)
 
     @property
     def size_bytes(self) -> int:
@@ -91,6 +96,7 @@ def run_id(files: Sequence[InputFile], settings: BatchSettings, *, model: str, b
         "keep": settings.keep,
         "on_corrupt": settings.on_corrupt,
         "sample": settings.sample,
+        "csv": [settings.csv_delimiter, settings.csv_null_values],
         "unit_rows": settings.unit_rows,
         "batch_rows": settings.batch_rows,
     }
@@ -101,6 +107,19 @@ def run_id(files: Sequence[InputFile], settings: BatchSettings, *, model: str, b
 def cut(file: InputFile, *, unit_rows: int) -> Iterator[Unit]:
     """Consecutive row groups together up to the limit; a larger row group stays whole."""
     name = _unit_name(file.path)
+    if file.chunk_rows is None:
+        yield Unit(
+            id=f"{name}-00000",
+            path=file.path,
+            size_bytes=file.size_bytes,
+            mtime_ns=file.mtime_ns,
+            first_chunk=0,
+            num_chunks=0,
+            first_row=0,
+            num_rows=None,
+        )
+        return
+    sizes = file.chunk_rows
 
     def unit(first_chunk: int, end_chunk: int, first_row: int) -> Unit:
         return Unit(
@@ -111,25 +130,28 @@ def cut(file: InputFile, *, unit_rows: int) -> Iterator[Unit]:
             first_chunk=first_chunk,
             num_chunks=end_chunk - first_chunk,
             first_row=first_row,
-            num_rows=sum(file.chunk_rows[first_chunk:end_chunk]),
+            num_rows=sum(sizes[first_chunk:end_chunk]),
             problem=file.problem,
         )
 
     first_chunk = first_row = rows = 0
-    for chunk, chunk_rows in enumerate(file.chunk_rows):
+    for chunk, chunk_rows in enumerate(sizes):
         if rows and rows + chunk_rows > unit_rows:
             yield unit(first_chunk, chunk, first_row)
             first_chunk, first_row, rows = chunk, first_row + rows, 0
         rows += chunk_rows
     if rows or file.problem is not None:
-        yield unit(first_chunk, len(file.chunk_rows), first_row)
+        yield unit(first_chunk, len(sizes), first_row)
 
 
 def head(units: Sequence[Unit], *, num_rows: int) -> Iterator[Unit]:
-    """The first units, the last of them shortened, with this many rows in all."""
+    """The first units, the last of them shortened, with this many rows in all. One that may have more ends them."""
     left = num_rows
     for unit in units:
         if left <= 0:
+            return
+        if unit.num_rows is None:
+            yield msgspec.structs.replace(unit, max_rows=left)
             return
         yield msgspec.structs.replace(unit, num_rows=min(unit.num_rows, left))
         left -= unit.num_rows

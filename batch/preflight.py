@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 
 from batch import source
 from batch.commit import Staging
 from batch.files import Location, locate
-from batch.plan import Plan, make_plan
+from batch.plan import Plan, Unit, make_plan
+from batch.rows import CorruptFileError, Wanted, check
 from batch.score import Model, Work, keep_columns, load_model, predict_decoded
 from batch.settings import BatchSettings, OnCorrupt
 from batch.source import Inspected
@@ -24,6 +26,7 @@ from zaphod.registry import Reference, Registry
 from zaphod.schema import Schema
 
 _SAMPLE_ROWS = 2_000
+_GUESS_BYTES = 256 * 1024
 
 # Columns of the rejects beside the kept ones.
 _REJECT_COLUMNS = ("file", "row", "field", "reason")
@@ -33,9 +36,11 @@ _REJECT_COLUMNS = ("file", "row", "field", "reason")
 class Estimate:
     """From a few rows of the first file on one core: rough.
 
-    rows_per_s: of one task. bytes_per_row: in memory, before compression.
+    num_rows: of the whole job; known, or from the sizes of files that do not say. rows_per_s: of one task.
+    bytes_per_row: of the predictions in memory, before compression.
     """
 
+    num_rows: int
     rows_per_s: float
     bytes_per_row: float
 
@@ -53,6 +58,13 @@ class Preflight:
     estimate: Estimate | None
     free_bytes: int | None
 
+    @property
+    def num_rows(self) -> int:
+        """Known, or a guess where `plan.num_rows` is None."""
+        if self.plan.num_rows is not None:
+            return self.plan.num_rows
+        return self.estimate.num_rows if self.estimate is not None else 0
+
 
 def preflight(settings: BatchSettings) -> Preflight:
     """Resolves the model, reads all footers, checks columns, types and space, and predicts a sample.
@@ -64,14 +76,22 @@ def preflight(settings: BatchSettings) -> Preflight:
     version = registry.resolve(reference)
     sha256 = registry.load(reference.name, version).sha256
     model = load_model(settings.registry, reference.name, version, sha256)
-    location = locate(settings.input)
-    inspected = source.inspect(location, source.list_files(location))
+    location, files = source.list_files(locate(settings.input))
+    # Kept columns of files without types are text, until a reader knows better.
+    text = pa.schema([(name, pa.string()) for name in settings.keep])
+    wanted = Wanted(
+        schema=model.schema,
+        kept=text,
+        csv_delimiter=settings.csv_delimiter,
+        csv_null_values=settings.csv_null_values,
+    )
+    inspected = source.inspect(location, files, wanted, keep=settings.keep)
     kept = check_inputs(model.schema, inspected, settings)
     plan = make_plan(
         [each.file for each in inspected], settings, model=f"{reference.name}@{version}", bundle_sha256=sha256
     )
     work = Work(
-        input=settings.input,
+        input=location.uri,
         output=settings.output,
         run_id=plan.run_id,
         registry=settings.registry,
@@ -79,6 +99,8 @@ def preflight(settings: BatchSettings) -> Preflight:
         version=version,
         bundle_sha256=sha256,
         kept=kept.serialize().to_pybytes(),
+        csv_delimiter=settings.csv_delimiter,
+        csv_null_values=settings.csv_null_values,
         on_corrupt=settings.on_corrupt,
         batch_rows=settings.batch_rows,
         max_attempts=settings.retries + 1,
@@ -87,7 +109,7 @@ def preflight(settings: BatchSettings) -> Preflight:
     free_bytes = _free_bytes(locate(settings.output))
     if not Staging.open(settings.output, plan.run_id).is_published():
         estimate = _estimate(plan, work, model, location)
-        _check_space(plan, estimate, free_bytes)
+        _check_space(estimate, free_bytes)
     return Preflight(plan=plan, work=work, engine=model.predictor.engine, estimate=estimate, free_bytes=free_bytes)
 
 
@@ -130,30 +152,43 @@ def _check_collisions(schema: Schema, keep: Sequence[str]) -> None:
 
 def _estimate(plan: Plan, work: Work, model: Model, location: Location) -> Estimate | None:
     """Scores a few rows of the first readable unit; None when none of them can be scored."""
-    unit = next((unit for unit in plan.units if unit.problem is None and unit.num_rows), None)
+    unit = next((unit for unit in plan.units if unit.problem is None and unit.num_rows != 0), None)
     if unit is None:
         return None
-    kept = pa.ipc.read_schema(pa.py_buffer(work.kept))
-    columns = list(dict.fromkeys([*model.schema.names, *kept.names]))
+    few = msgspec.structs.replace(unit, num_rows=min(unit.num_rows or _SAMPLE_ROWS, _SAMPLE_ROWS))
+    began = time.perf_counter()
     try:
-        table = next(source.read(location, unit, columns=columns, batch_rows=_SAMPLE_ROWS))
-    except source.CorruptFileError as error:
+        batch = next(source.read(location, few, work.wanted(model.schema), batch_rows=_SAMPLE_ROWS), None)
+    except CorruptFileError as error:
         if work.on_corrupt is OnCorrupt.FAIL:
             raise BatchError(error.message) from error
         return None
-    began = time.perf_counter()
-    decoded = from_table(model.schema, table)
-    if not len(decoded.kept):
+    if batch is None or not len((decoded := check(model.schema, batch)).kept):
         return None
-    predicted = predict_decoded(model, decoded, keep_columns(table, kept))
+    predicted = predict_decoded(model, decoded, keep_columns(batch.table, work.kept_schema))
     seconds = time.perf_counter() - began
-    return Estimate(rows_per_s=table.num_rows / seconds, bytes_per_row=predicted.nbytes / predicted.num_rows)
+    return Estimate(
+        num_rows=plan.num_rows if plan.num_rows is not None else _guess_rows(plan, location, unit),
+        rows_per_s=batch.num_rows / seconds,
+        bytes_per_row=predicted.nbytes / predicted.num_rows,
+    )
 
 
-def _check_space(plan: Plan, estimate: Estimate | None, free_bytes: int | None) -> None:
+def _guess_rows(plan: Plan, location: Location, unit: Unit) -> int:
+    """From the length of the first file's first lines."""
+    with source.open_text(location, unit.path) as opened:
+        head = opened.read(_GUESS_BYTES)
+    lines = max(1, head.count(b"\n"))
+    known = sum(each.num_rows or 0 for each in plan.units)
+    unknown = sum(each.size_bytes for each in plan.units if each.num_rows is None)
+    guess = known + int(unknown * lines / max(1, len(head)))
+    return guess if unit.max_rows is None else min(guess, unit.max_rows)
+
+
+def _check_space(estimate: Estimate | None, free_bytes: int | None) -> None:
     if estimate is None or free_bytes is None:
         return
-    needed = int(plan.num_rows * estimate.bytes_per_row)
+    needed = int(estimate.num_rows * estimate.bytes_per_row)
     if needed > free_bytes:
         raise BatchError(
             f"Cannot write {needed / 1e9:.1f} GB of predictions: {free_bytes / 1e9:.1f} GB are free. Free some space, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,14 +15,15 @@ from rich.text import Text
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows that are dealt with, of how many, and how many of them were rejected."""
+    """Rows that are dealt with, of how many, and how many of them were rejected. exact: the total is no guess."""
 
     total: int
     done: int = 0
     rejected: int = 0
+    exact: bool = True
 
     def plus(self, *, done: int, rejected: int) -> Counts:
-        return Counts(total=self.total, done=self.done + done, rejected=self.rejected + rejected)
+        return dataclasses.replace(self, done=self.done + done, rejected=self.rejected + rejected)
 
 
 class Display(Protocol):
@@ -48,10 +50,11 @@ class Pace:
     def describe(self, counts: Counts, *, now_s: float) -> str:
         """`1,200,000 of 5,000,000 rows (24 %), 610,000 rows/s, 6 s left, 12 rejected`"""
         rate = self.rows_per_s(counts, now_s=now_s)
-        share = counts.done / counts.total if counts.total else 1.0
-        parts = [f"{counts.done:,} of {counts.total:,} rows ({share:.0%})"]
+        share = min(1.0, counts.done / counts.total) if counts.total else 1.0
+        parts = [f"{counts.done:,} of {'' if counts.exact else 'about '}{counts.total:,} rows ({share:.0%})"]
         if rate:
-            parts += [f"{rate:,.0f} rows/s", f"{duration((counts.total - counts.done) / rate)} left"]
+            left = max(0, counts.total - counts.done)
+            parts += [f"{rate:,.0f} rows/s", f"{duration(left / rate)} left"]
         parts.append(f"{counts.rejected:,} rejected")
         return ", ".join(parts)
 

@@ -11,23 +11,20 @@ from dataclasses import dataclass, field
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from batch import source
-from batch.commit import OutputFile, Problem, Receipt, Staging
-from batch.files import HashingSink, locate, write_whole
+from batch.commit import Problem, Receipt, Staging
+from batch.files import locate
 from batch.plan import Unit
+from batch.rows import Batch, CorruptFileError, Wanted, check
 from batch.settings import OnCorrupt
+from batch.writer import PartWriter
 from zaphod import outputs
-from zaphod.columns import Decoded, Reject, from_table
+from zaphod.columns import Decoded, Reject
 from zaphod.errors import ModelLoadError, SchemaMismatchError, ZaphodError
 from zaphod.predictor import Predictor
 from zaphod.registry import Registry
 from zaphod.schema import Schema
-
-# Rows that are written at once: a reader wants row groups larger than a batch.
-_ROW_GROUP_ROWS = 131_072
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,9 +39,24 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     bundle_sha256: str
     kept: bytes
     """The kept columns' names and types: a serialized Arrow schema."""
+    csv_delimiter: str
+    csv_null_values: tuple[str, ...]
     on_corrupt: OnCorrupt
     batch_rows: int
     max_attempts: int
+
+    @property
+    def kept_schema(self) -> pa.Schema:
+        return pa.ipc.read_schema(pa.py_buffer(self.kept))
+
+    def wanted(self, schema: Schema) -> Wanted:
+        """What a unit's readers are asked for."""
+        return Wanted(
+            schema=schema,
+            kept=self.kept_schema,
+            csv_delimiter=self.csv_delimiter,
+            csv_null_values=self.csv_null_values,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +90,7 @@ def score_unit(unit: Unit, work: Work) -> Receipt:
             )
         model = load_model(work.registry, work.model, work.version, work.bundle_sha256)
         receipt = _score(unit, work, model)
-    except source.CorruptFileError as error:
+    except CorruptFileError as error:
         if work.on_corrupt is OnCorrupt.FAIL:
             return Receipt.failed(unit.id, error.message)
         receipt = reject_whole(unit, work, error.message)
@@ -127,31 +139,32 @@ class _Seconds:
 
 def _score(unit: Unit, work: Work, model: Model) -> Receipt:
     seconds = _Seconds()
-    kept_schema = pa.ipc.read_schema(pa.py_buffer(work.kept))
-    predictions = _Growing(work, f"predictions/{unit.id}.parquet")
-    rejects = _Growing(work, f"rejects/{unit.id}.parquet")
+    kept_schema = work.kept_schema
+    staging = Staging.open(work.output, work.run_id)
+    predictions = PartWriter(staging, f"predictions/{unit.id}.parquet")
+    rejects = PartWriter(staging, f"rejects/{unit.id}.parquet")
     problems: Counter[tuple[str, str]] = Counter()
     rows_in = 0
-    columns = list(dict.fromkeys([*model.schema.names, *kept_schema.names]))
-    tables = source.read(locate(work.input), unit, columns=columns, batch_rows=work.batch_rows)
+    batches = source.read(locate(work.input), unit, work.wanted(model.schema), batch_rows=work.batch_rows)
     with contextlib.ExitStack() as stack:
         while True:
             with seconds.of("read"):
-                table = next(tables, None)
-            if table is None:
+                batch = next(batches, None)
+            if batch is None:
                 break
             with seconds.of("check"):
-                decoded = from_table(model.schema, table)
-                kept = keep_columns(table, kept_schema)
-            if decoded.rejects:
-                problems.update((reject.field, reject.reason) for reject in decoded.rejects)
-                rejects.write(_reject_table(unit, kept, decoded.rejects, first=rows_in), stack=stack)
+                decoded = check(model.schema, batch)
+                kept = keep_columns(batch.table, kept_schema)
+            refused = [*batch.lost, *decoded.rejects]
+            if refused:
+                problems.update((reject.field, reject.reason) for reject in refused)
+                rejects.write(_reject_table(unit, batch, decoded.rejects, kept), stack=stack)
             if len(decoded.kept):
                 with seconds.of("score"):
                     predicted = predict_decoded(model, decoded, kept)
                 with seconds.of("write"):
                     predictions.write(predicted, stack=stack)
-            rows_in += table.num_rows
+            rows_in += batch.num_rows
         with seconds.of("write"):
             stack.close()
     return Receipt(
@@ -166,94 +179,48 @@ def _score(unit: Unit, work: Work, model: Model) -> Receipt:
     )
 
 
-class _Growing:
-    """One Parquet file of a unit: opened by its first rows, in its place when the stack closes.
-
-    The settings of the writer follow from the rows alone, so that the same rows are the same bytes.
-    """
-
-    def __init__(self, work: Work, path: str) -> None:
-        self._staging = Staging.open(work.output, work.run_id)
-        self._path = path
-        self._sink: HashingSink | None = None
-        self._waiting: list[pa.Table] = []
-        self._writer: pq.ParquetWriter | None = None
-        self.num_rows = 0
-
-    def write(self, table: pa.Table, *, stack: contextlib.ExitStack) -> None:
-        if self._writer is None:
-            staging = self._staging
-            self._sink = stack.enter_context(write_whole(staging.data, self._path, temporary=staging.temporary))
-            self._writer = stack.enter_context(_open_writer(self._sink, table))
-            stack.callback(self._flush)
-        self._waiting.append(table)
-        self.num_rows += table.num_rows
-        if sum(waiting.num_rows for waiting in self._waiting) >= _ROW_GROUP_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._waiting and self._writer is not None:
-            self._writer.write_table(pa.concat_tables(self._waiting))
-            self._waiting.clear()
-
-    def written(self) -> OutputFile:
-        """After the stack has closed."""
-        assert self._sink is not None
-        return OutputFile(path=self._path, sha256=self._sink.sha256, bytes=self._sink.num_bytes, rows=self.num_rows)
-
-
-def _open_writer(sink: HashingSink, first: pa.Table) -> pq.ParquetWriter:
-    # A dictionary of values that hardly repeat costs twice the time and is thrown away in the end.
-    repeating = [
-        name
-        for name, column in zip(first.column_names, first.columns, strict=True)
-        if not pa.types.is_nested(column.type) and pc.count_distinct(column).as_py() <= first.num_rows // 2
-    ]
-    return pq.ParquetWriter(
-        sink,
-        # pandas' notes about the input's columns would be wrong for the output.
-        first.schema.remove_metadata(),
-        compression="snappy",
-        use_dictionary=repeating,
-        version="2.6",
-        write_page_checksum=True,
-    )
-
-
-def _reject_table(unit: Unit, kept: pa.Table, rejects: tuple[Reject, ...], *, first: int) -> pa.Table:
+def _reject_table(unit: Unit, batch: Batch, rejects: Sequence[Reject], kept: pa.Table) -> pa.Table:
     """file, row (position in the file, from 0), field, reason and the kept columns; nothing else of the row."""
-    carried = kept.take(pa.array([reject.row for reject in rejects], pa.int64()))
-    start = unit.first_row + first
+    refused = [*rejects, *batch.lost]
+    rows = [int(batch.rows[reject.row]) for reject in rejects] + [reject.row for reject in batch.lost]
     columns = {
-        "file": pa.repeat(unit.path, len(rejects)),
-        "row": pa.array([start + reject.row for reject in rejects], pa.int64()),
-        "field": pa.array([reject.field for reject in rejects], pa.string()),
-        "reason": pa.array([reject.reason for reject in rejects], pa.string()),
+        "file": pa.repeat(unit.path, len(refused)),
+        "row": pa.array(rows, pa.int64()),
+        "field": pa.array([reject.field or None for reject in refused], pa.string()),
+        "reason": pa.array([reject.reason for reject in refused], pa.string()),
     }
+    # A lost row has no cells: its kept columns are null.
+    places = pa.array([reject.row for reject in rejects] + [None] * len(batch.lost), pa.int64())
+    carried = kept.take(places)
     return pa.table(columns | dict(zip(carried.column_names, carried.columns, strict=True)))
 
 
 def reject_whole(unit: Unit, work: Work, reason: str) -> Receipt:
-    """One line in the rejects for a unit that is not scored: all but `file` and `reason` is null."""
+    """One line in the rejects for a unit that is not scored: all but `file` and `reason` is null.
+
+    Its rows are counted as far as they are known.
+    """
     columns = {
         "file": pa.array([unit.path]),
         "row": pa.nulls(1, pa.int64()),
         "field": pa.nulls(1, pa.string()),
         "reason": pa.array([reason]),
     }
-    for column in pa.ipc.read_schema(pa.py_buffer(work.kept)):
+    for column in work.kept_schema:
         columns[column.name] = pa.nulls(1, column.type)
-    rejects = _Growing(work, f"rejects/{unit.id}.parquet")
+    num_rows = unit.num_rows or 0
+    staging = Staging.open(work.output, work.run_id)
+    rejects = PartWriter(staging, f"rejects/{unit.id}.parquet")
     with contextlib.ExitStack() as stack:
         rejects.write(pa.table(columns), stack=stack)
     return Receipt(
         unit=unit.id,
         path=unit.path,
-        rows_in=unit.num_rows,
+        rows_in=num_rows,
         rows_out=0,
-        rows_rejected=unit.num_rows,
+        rows_rejected=num_rows,
         files=(rejects.written(),),
-        problems=(Problem(field="", reason=reason, rows=unit.num_rows),),
+        problems=(Problem(field="", reason=reason, rows=num_rows),),
         seconds={},
         corrupt=True,
     )

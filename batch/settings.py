@@ -27,10 +27,17 @@ class BatchSettings(Settings):
     """The registry: a folder or a bucket's address. Every node must see it."""
 
     input: str
-    """What to score: a folder, which is read with its subfolders, or one file."""
+    """What to score: a folder, which is read with its subfolders, or one file. Parquet, CSV and JSON lines are told by
+    the names' endings; `name=value` folders are columns."""
 
     output: str
     """The folder that holds the runs; `current.json` in it names the newest."""
+
+    csv_delimiter: str = pydantic.Field(default=",", min_length=1, max_length=1)
+    """What stands between two cells of a CSV file."""
+
+    csv_null_values: tuple[str, ...] = ("",)
+    """Cells of a CSV file, without quotes, that mean null."""
 
     keep: tuple[str, ...] = ()
     """Input columns to carry into the predictions and the rejects: identifiers, times."""

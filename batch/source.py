@@ -1,32 +1,37 @@
-"""Reads Parquet: the footers before a run, a unit's rows in it."""
+"""The input's files: which there are, what is in them, and their rows, whatever the format."""
 
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Iterator, Sequence
+import dataclasses
+import functools
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
+from batch import delimited, jsonlines, parquet
 from batch.files import Location
 from batch.plan import InputFile, Unit
-from zaphod.errors import BatchError, ConfigError
+from batch.rows import Batch, CorruptFileError, Wanted
+from zaphod.errors import BatchError, ConfigError, SchemaMismatchError
 
-_FOOTER_THREADS = 8
-_SUFFIXES = (".parquet", ".pq")
+_THREADS = 8
+
+_FORMATS = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
 
 # What Arrow raises for bytes that are not what they should be, and for a disk that fails.
-_READ_ERRORS = (pa.ArrowException, OSError)
+_READ_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
 
-
-class CorruptFileError(Exception):
-    """The bytes of an input file are not what its format says. Never leaves this arm."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,74 +42,150 @@ class Inspected:
     schema: pa.Schema | None
 
 
-def list_files(source: Location) -> list[pafs.FileInfo]:
-    """The input's files, by path; hidden ones and those that start with `_` are left out, as readers do.
+def format_of(path: str) -> str | None:
+    """By the name's ending: parquet, csv or jsonl, the last two also as `.gz`."""
+    plain = path.removesuffix(".gz")
+    found = next((kind for suffix, kind in _FORMATS.items() if plain.endswith(suffix)), None)
+    return None if found == "parquet" and plain != path else found
+
+
+def list_files(source: Location) -> tuple[Location, list[pafs.FileInfo]]:
+    """The input's folder and its files, by path; hidden ones and those that start with `_` are left out, as readers do.
 
     Raises: ConfigError when there are none.
     """
+    endings = ", ".join(_FORMATS)
     info = source.filesystem.get_file_info(source.path)
-    if info.type == pafs.FileType.File:
-        return [info]
     if info.type == pafs.FileType.NotFound:
         raise ConfigError(f"Cannot read the input {source.uri}: there is no such folder or file. Give an existing one.")
-    selector = pafs.FileSelector(source.path, recursive=True)
+    if info.type == pafs.FileType.File:
+        if format_of(info.path) is None:
+            raise ConfigError(f"Cannot read the input {source.uri}: its name ends in none of {endings}. Rename it.")
+        folder = dataclasses.replace(source, uri=_parent(source.uri), path=_parent(source.path))
+        return folder, [info]
     files = [
         entry
-        for entry in source.filesystem.get_file_info(selector)
+        for entry in source.filesystem.get_file_info(pafs.FileSelector(source.path, recursive=True))
         if entry.type == pafs.FileType.File
-        and entry.path.endswith(_SUFFIXES)
+        and format_of(entry.path) is not None
         and not any(part.startswith((".", "_")) for part in relative(source, entry.path).split("/"))
     ]
     if not files:
-        raise ConfigError(f"Cannot read the input {source.uri}: no {' or '.join(_SUFFIXES)} file is in it.")
-    return sorted(files, key=lambda entry: entry.path)
+        raise ConfigError(f"Cannot read the input {source.uri}: no file in it ends in {endings}. Name another folder.")
+    return source, sorted(files, key=lambda entry: entry.path)
 
 
 def relative(source: Location, path: str) -> str:
-    """The path below the input; the file's name where the input is a file."""
-    return path.removeprefix(f"{source.path}/") if path != source.path else path.rsplit("/", 1)[-1]
+    """The path below the input."""
+    return path.removeprefix(f"{source.path}/")
 
 
-def inspect(source: Location, files: Sequence[pafs.FileInfo]) -> list[Inspected]:
-    """Reads every footer, several at a time. A file that cannot be read comes back with its problem."""
-    with concurrent.futures.ThreadPoolExecutor(max_workers=_FOOTER_THREADS) as pool:
-        return list(pool.map(lambda info: _inspect(source, info), files))
+def inspect(
+    source: Location, files: Sequence[pafs.FileInfo], wanted: Wanted, *, keep: Sequence[str]
+) -> list[Inspected]:
+    """Reads every footer or header, several at a time. A file that cannot be read comes back with its problem."""
+    with concurrent.futures.ThreadPoolExecutor(max_workers=_THREADS) as pool:
+        return list(pool.map(lambda info: _inspect(source, info, wanted, keep=keep), files))
 
 
-def read(source: Location, unit: Unit, *, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
-    """The unit's rows in order, as tables of at most `batch_rows` rows with those of the columns that are there.
+def read(source: Location, unit: Unit, wanted: Wanted, *, batch_rows: int) -> Iterator[Batch]:
+    """The unit's rows in order, at most `batch_rows` at once, with those of the wanted columns that are there.
 
     Raises: CorruptFileError; BatchError when the file is not the one that was planned.
     """
-    path = source.path if source.path.rsplit("/", 1)[-1] == unit.path else source.child(unit.path)
+    path = source.child(unit.path)
     _check_unchanged(source, unit, path)
     if unit.problem is not None:
         raise CorruptFileError(unit.problem)
+    partitions = {name: value for name, value in partitions_of(unit.path).items() if name in wanted.names}
+    left = unit.num_rows if unit.num_rows is not None else unit.max_rows
     try:
-        with source.filesystem.open_input_file(path) as opened:
-            file = pq.ParquetFile(opened, pre_buffer=not source.is_local)
-            groups = list(range(unit.first_chunk, unit.first_chunk + unit.num_chunks))
-            present = [name for name in columns if name in file.schema_arrow.names]
-            left = unit.num_rows
-            for batch in file.iter_batches(batch_rows, row_groups=groups, columns=present, use_threads=False):
-                yield pa.Table.from_batches([batch]).slice(0, left)
-                left -= batch.num_rows
-                if left <= 0:
-                    return
+        for batch in _read(source, unit, path, wanted, batch_rows=batch_rows):
+            whole = _add_partitions(batch, partitions, wanted, unit.path) if partitions else batch
+            if left is None or whole.num_rows < left:
+                yield whole
+                left = left if left is None else left - whole.num_rows
+                continue
+            yield _head(whole, left)
+            return
     except _READ_ERRORS as error:
         raise CorruptFileError(_describe(unit.path, error)) from error
 
 
-def _inspect(source: Location, info: pafs.FileInfo) -> Inspected:
+def open_text(source: Location, path: str) -> pa.NativeFile:
+    """A file of lines, uncompressed. path: as in the plan."""
+    return _open_text(source, source.child(path))
+
+
+def partitions_of(path: str) -> dict[str, str | None]:
+    """Columns that stand in the folders' names: `country=DE/part-0.parquet` has `country`."""
+    named = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part]
+    return {name: None if value == _HIVE_NULL else urllib.parse.unquote(value) for name, value in named}
+
+
+def _read(source: Location, unit: Unit, path: str, wanted: Wanted, *, batch_rows: int) -> Iterator[Batch]:
+    match format_of(unit.path):
+        case "csv":
+            yield from delimited.read(functools.partial(_open_text, source, path), wanted, batch_rows=batch_rows)
+        case "jsonl":
+            yield from jsonlines.read(functools.partial(_open_text, source, path), wanted, batch_rows=batch_rows)
+        case _:
+            with source.filesystem.open_input_file(path) as opened:
+                yield from parquet.read(opened, unit, wanted, batch_rows=batch_rows, pre_buffer=not source.is_local)
+
+
+def _parent(path: str) -> str:
+    return path.rsplit("/", 1)[0]
+
+
+def _open_text(source: Location, path: str) -> pa.NativeFile:
+    return source.filesystem.open_input_stream(path, compression="gzip" if path.endswith(".gz") else None)
+
+
+def _inspect(source: Location, info: pafs.FileInfo, wanted: Wanted, *, keep: Sequence[str]) -> Inspected:
     path = relative(source, info.path)
-    size, mtime = info.size, info.mtime_ns
+    open_file: Callable[[], pa.NativeFile] = functools.partial(_open_text, source, info.path)
+    chunks: tuple[int, ...] | None = None
     try:
-        with source.filesystem.open_input_file(info.path) as opened:
-            footer = pq.ParquetFile(opened)
-            rows = tuple(footer.metadata.row_group(i).num_rows for i in range(footer.metadata.num_row_groups))
-            return Inspected(InputFile(path, size, mtime, rows), footer.schema_arrow)
+        match format_of(path):
+            case "csv":
+                schema = delimited.inspect(open_file, wanted)
+            case "jsonl":
+                schema = jsonlines.inspect(open_file, wanted, keep=keep)
+            case _:
+                with source.filesystem.open_input_file(info.path) as opened:
+                    chunks, schema = parquet.inspect(opened)
     except _READ_ERRORS as error:
-        return Inspected(InputFile(path, size, mtime, (), problem=_describe(path, error)), None)
+        return Inspected(InputFile(path, info.size, info.mtime_ns, (), problem=_describe(path, error)), None)
+    for name in partitions_of(path):
+        if name in wanted.names and name not in schema.names:
+            schema = schema.append(pa.field(name, wanted.type_of(name)))
+    return Inspected(InputFile(path, info.size, info.mtime_ns, chunks), schema)
+
+
+def _add_partitions(batch: Batch, partitions: Mapping[str, str | None], wanted: Wanted, path: str) -> Batch:
+    """Raises: SchemaMismatchError when a folder's name does not hold what the model's field needs."""
+    table = batch.table
+    for name, value in partitions.items():
+        if name in table.column_names:
+            continue
+        kind = wanted.type_of(name)
+        try:
+            typed = pa.scalar(value, pa.string()).cast(kind)
+        except pa.ArrowInvalid as error:
+            raise SchemaMismatchError(f"Expected `{kind}` in the folder's name, got text - at {path}") from error
+        table = table.append_column(name, pa.repeat(typed, table.num_rows))
+    return Batch(table=table, rows=batch.rows, bad=batch.bad, lost=batch.lost)
+
+
+def _head(batch: Batch, num_rows: int) -> Batch:
+    table = batch.table.slice(0, num_rows)
+    return Batch(
+        table=table,
+        rows=batch.rows[:num_rows],
+        bad={row: reject for row, reject in batch.bad.items() if row < num_rows},
+        lost=batch.lost[: num_rows - table.num_rows],
+    )
 
 
 def _check_unchanged(source: Location, unit: Unit, path: str) -> None:

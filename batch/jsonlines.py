@@ -1,0 +1,117 @@
+"""JSON lines: a line is a row, decoded by the types that HTTP requests are decoded by."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from batch.rows import Batch, Wanted
+from zaphod.columns import Reject, RowDecoder, arrow_type
+from zaphod.errors import SchemaMismatchError
+
+_CHUNK_BYTES = 4 * 1024 * 1024
+_SAMPLE_LINES = 1_000
+
+_Kept = str | int | float | bool | None
+
+
+def inspect(open_file: Callable[[], pa.NativeFile], wanted: Wanted, *, keep: Sequence[str]) -> pa.Schema:
+    """Every field of the model, which a line may leave out; kept columns by the first lines' values."""
+    decoder = _decoder(wanted, keep)
+    with open_file() as opened:
+        lines = [line for line in itertools.islice(_lines(opened), _SAMPLE_LINES) if line.strip()]
+    decoded = [row for row in (_decode(decoder, line) for line in lines) if not isinstance(row, Reject)]
+    columns = {field.name: arrow_type(field) for field in wanted.schema.fields}
+    for i, name in enumerate(keep):
+        columns.setdefault(name, _type_of([getattr(row, f"k{i}") for row in decoded]))
+    return pa.schema(list(columns.items()))
+
+
+def read(open_file: Callable[[], pa.NativeFile], wanted: Wanted, *, batch_rows: int) -> Iterator[Batch]:
+    """All lines in order; empty ones are no rows, but count."""
+    decoder = _decoder(wanted, wanted.kept.names)
+    with open_file() as opened:
+        numbered = ((number, line) for number, line in enumerate(_lines(opened)) if line.strip())
+        while chunk := list(itertools.islice(numbered, batch_rows)):
+            yield _batch(decoder, wanted, chunk)
+
+
+def _batch(decoder: msgspec.json.Decoder[msgspec.Struct], wanted: Wanted, chunk: list[tuple[int, bytes]]) -> Batch:
+    rows: list[msgspec.Struct] = []
+    positions: list[int] = []
+    lost: list[Reject] = []
+    for number, line in chunk:
+        row = _decode(decoder, line)
+        if isinstance(row, Reject):
+            lost.append(Reject(row=number, field=row.field, reason=row.reason))
+        else:
+            rows.append(row)
+            positions.append(number)
+    arrays = {
+        field.name: pa.array([getattr(row, f"f{i}") for row in rows], type=arrow_type(field))
+        for i, field in enumerate(wanted.schema.fields)
+    }
+    for i, column in enumerate(wanted.kept):
+        if column.name not in arrays:
+            arrays[column.name] = _kept_array([getattr(row, f"k{i}") for row in rows], column)
+    return Batch(table=pa.table(arrays), rows=np.array(positions, dtype=np.int64), lost=tuple(lost))
+
+
+def _decoder(wanted: Wanted, keep: Sequence[str]) -> msgspec.json.Decoder[msgspec.Struct]:
+    """The rows of HTTP, with the kept columns, and with whatever else a line holds left alone."""
+    extra = [(i, name) for i, name in enumerate(keep) if name not in wanted.schema.names]
+    line: type[msgspec.Struct] = msgspec.defstruct(
+        "Line",
+        [(f"k{i}", _Kept, None) for i, _ in extra],
+        bases=(RowDecoder(wanted.schema).row_type,),
+        rename={f"k{i}": name for i, name in extra},
+        forbid_unknown_fields=False,
+        kw_only=True,
+    )
+    return msgspec.json.Decoder(line)
+
+
+def _decode(decoder: msgspec.json.Decoder[msgspec.Struct], line: bytes) -> msgspec.Struct | Reject:
+    try:
+        return decoder.decode(line)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        return Reject(row=0, field=path.rstrip("`").split("[")[0], reason=reason)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Reject(row=0, field="", reason="Expected a JSON object on a line, got something else")
+
+
+def _type_of(values: list[_Kept]) -> pa.DataType:
+    """What all values are, text where they differ."""
+    kinds = {type(value) for value in values if value is not None}
+    known = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
+    if kinds == {int, float}:
+        return pa.float64()
+    return known[kinds.pop()] if len(kinds) == 1 else pa.string()
+
+
+def _kept_array(values: list[_Kept], column: pa.Field) -> pa.Array:
+    if pa.types.is_string(column.type):
+        values = [
+            value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
+            for value in values
+        ]
+    try:
+        return pa.array(values, type=column.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise SchemaMismatchError(
+            f"Expected `{column.type}` as in the first lines, got another type - at column `{column.name}`"
+        ) from error
+
+
+def _lines(opened: pa.NativeFile) -> Iterator[bytes]:
+    rest = b""
+    while chunk := opened.read(_CHUNK_BYTES):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest

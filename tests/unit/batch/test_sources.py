@@ -1,0 +1,225 @@
+"""CSV, JSON lines and partitioned folders give what Parquet gives; a bad cell costs its row."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from batch import delimited
+from tests.batch import tables
+from zaphod.errors import BatchError, ConfigError, SchemaMismatchError
+from zaphod.registry import Registry
+
+
+def predictions(home: Path, registry: Registry, **changes: object) -> pd.DataFrame:
+    """What a run gives, by identifier."""
+    outcome = tables.run(tables.make_settings(home, registry, **changes))
+    return pd.read_parquet(outcome.predictions).sort_values("id", ignore_index=True)
+
+
+@pytest.fixture
+def expected(tmp_path: Path, registry: Registry) -> pd.DataFrame:
+    """The predictions of 300 rows in Parquet."""
+    (tmp_path / "parquet").mkdir()
+    tables.write_file(tmp_path / "parquet" / "a.parquet", tables.frame(300, seed=3))
+    return predictions(tmp_path, registry, input=str(tmp_path / "parquet"), output=str(tmp_path / "expected"))
+
+
+def write_csv(path: Path) -> None:
+    """As pandas writes it."""
+    tables.frame(300, seed=3).to_csv(path, index=False)
+
+
+def write_csv_gz(path: Path) -> None:
+    """The same, compressed."""
+    tables.frame(300, seed=3).to_csv(path, index=False, compression="gzip")
+
+
+def write_jsonl(path: Path) -> None:
+    """Nulls as null, one object to a line."""
+    path.write_bytes(json_lines(tables.frame(300, seed=3)))
+
+
+def write_jsonl_gz(path: Path) -> None:
+    """The same, compressed."""
+    path.write_bytes(gzip.compress(json_lines(tables.frame(300, seed=3))))
+
+
+def json_lines(rows: pd.DataFrame) -> bytes:
+    """A column that the model does not know is in every line."""
+    return rows.assign(unknown="x").to_json(orient="records", lines=True, double_precision=15).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("a.csv", write_csv), ("a.csv.gz", write_csv_gz), ("a.jsonl", write_jsonl), ("a.ndjson.gz", write_jsonl_gz)],
+)
+def test_the_format_does_not_change_the_answer(
+    tmp_path: Path, registry: Registry, expected: pd.DataFrame, name: str, write: object
+) -> None:
+    """The same rows as text give the same labels, and the same numbers as exactly as the text holds them."""
+    (tmp_path / "input").mkdir()
+    write(tmp_path / "input" / name)  # type: ignore[operator]
+
+    got = predictions(tmp_path, registry)
+
+    assert (got["label"] == expected["label"]).all()
+    assert (got["id"] == expected["id"]).all()
+    np.testing.assert_allclose(got["probability_low"], expected["probability_low"], rtol=1e-9)
+
+
+def rejected(home: Path, registry: Registry, **changes: object) -> list[dict[str, object]]:
+    """The rejects of a run that lets all pass."""
+    outcome = tables.run(tables.make_settings(home, registry, max_rejected_share=1, **changes))
+    frame = pd.read_parquet(outcome.rejects).astype(object)
+    assert outcome.manifest.rows_in == outcome.manifest.rows_out + outcome.manifest.rows_rejected
+    return frame.where(frame.notna(), None).to_dict("records")
+
+
+def test_bad_cells_of_a_csv(tmp_path: Path, registry: Registry) -> None:
+    """No number, an empty cell where one is needed, a row with too few cells, a line break in quotes: rows count on."""
+    (tmp_path / "input").mkdir()
+    (tmp_path / "input" / "x.csv").write_text(
+        "id,amount,balance,count,kind\n"
+        'r0,1.5,,3,"a"\n'
+        "r1,much,0.5,3,a\n"
+        "r2,1.5\n"
+        'r3,1.5,0.5,3,"a\nb"\n'
+        "r4,,0.5,3,a\n"
+        "r5,1.5,0.5,3.5,a\n"
+        "r6,1.5,inf,3,a\n"
+        "r7,1.5,0.5,7,\n"
+    )
+
+    got = rejected(tmp_path, registry, batch_rows=2, keep=["id", "count"])
+
+    assert sorted((row["row"], row["id"], row["field"], row["reason"]) for row in got) == [
+        (1, "r1", "amount", "Expected `float64`, got text that is none"),
+        (2, None, None, "Expected as many cells as the header has, got more or fewer"),
+        (4, "r4", "amount", "Expected a value, got null"),
+        (5, "r5", "count", "Expected an integer, got a fraction"),
+        (6, "r6", "balance", "Expected a finite number, got infinity"),
+    ]
+
+
+def test_bad_lines_of_json(tmp_path: Path, registry: Registry) -> None:
+    """No JSON, a wrong type, a missing field, null where a value is needed; empty lines count but are no rows."""
+    good = {"id": "r", "amount": 1.5, "balance": None, "count": 3, "kind": "a"}
+    lines = [
+        json.dumps(good),
+        "",
+        "{",
+        json.dumps(good | {"amount": "much"}),
+        json.dumps({name: value for name, value in good.items() if name != "count"}),
+        json.dumps(good | {"amount": None}),
+        json.dumps(good | {"kind": "never seen"}),
+    ]
+    (tmp_path / "input").mkdir()
+    (tmp_path / "input" / "x.jsonl").write_text("\n".join(lines))
+
+    got = rejected(tmp_path, registry)
+
+    assert [(row["row"], row["field"], row["reason"]) for row in got] == [
+        (2, None, "Expected a JSON object on a line, got something else"),
+        (3, "amount", "Expected `float`, got `str`"),
+        (4, None, "Object missing required field `count`"),
+        (5, "amount", "Expected `float`, got `null`"),
+    ]
+
+
+def test_a_csv_in_many_blocks(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions are right across blocks, whatever was dropped before."""
+    monkeypatch.setattr(delimited, "_BLOCK_BYTES", 200)
+    (tmp_path / "input").mkdir()
+    lines = [f"r{i}" if i % 7 == 3 else f"r{i},{'no' if i % 5 == 1 else '1'},,1,a" for i in range(100)]
+    (tmp_path / "input" / "x.csv").write_text("id,amount,balance,count,kind\n" + "\n".join([*lines, "r100"]) + "\n")
+
+    got = rejected(tmp_path, registry)
+
+    lost = {row["row"] for row in got if row["field"] is None}
+    assert lost == {*range(3, 100, 7), 100}
+    assert {(row["row"], row["id"]) for row in got if row["field"]} == {
+        (i, f"r{i}") for i in range(1, 100, 5) if i not in lost
+    }
+
+
+def test_other_delimiters_and_nulls(tmp_path: Path, registry: Registry) -> None:
+    """A quoted null value is text."""
+    (tmp_path / "input").mkdir()
+    (tmp_path / "input" / "x.csv").write_text('id;amount;balance;count;kind\nr0;1;NA;1;"NA"\nr1;NA;1;1;NA\n')
+
+    got = rejected(tmp_path, registry, csv_delimiter=";", csv_null_values=["NA"])
+
+    assert [(row["row"], row["field"]) for row in got] == [(1, "amount")]
+
+
+def test_a_csv_without_a_column_is_refused(tmp_path: Path, registry: Registry) -> None:
+    """The header tells before the run; an empty file is corrupt."""
+    (tmp_path / "input").mkdir()
+    (tmp_path / "input" / "x.csv").write_text("id,amount\nr0,1\n")
+    with pytest.raises(SchemaMismatchError, match=r"`count`.*x\.csv"):
+        tables.run(tables.make_settings(tmp_path, registry))
+
+    (tmp_path / "input" / "x.csv").write_text("")
+    with pytest.raises(BatchError, match=r"x\.csv: Empty CSV file"):
+        tables.run(tables.make_settings(tmp_path, registry))
+
+
+def test_folders_are_columns(tmp_path: Path, registry: Registry) -> None:
+    """`name=value` folders give fields of the model and kept columns; the null of Hive is null."""
+    rows = tables.frame(90, seed=3).drop(columns=["kind", "count"])
+    for kind, count in (("a", 1), ("c%20d", 2), ("__HIVE_DEFAULT_PARTITION__", 3)):
+        folder = tmp_path / "input" / f"day=2026-01-0{count}" / f"kind={kind}" / f"count={count}"
+        folder.mkdir(parents=True)
+        tables.write_file(folder / "part.parquet", rows.iloc[:30])
+        rows = rows.iloc[30:]
+    flat = tables.frame(90, seed=3).assign(
+        day=np.repeat(["2026-01-01", "2026-01-02", "2026-01-03"], 30),
+        kind=pd.Series(np.repeat(["a", "c d", None], 30), dtype="str"),
+        count=np.repeat([1, 2, 3], 30),
+    )
+    (tmp_path / "flat").mkdir()
+    tables.write_file(tmp_path / "flat" / "x.parquet", pa.Table.from_pandas(flat, preserve_index=False))
+
+    got = predictions(tmp_path, registry, keep=["id", "day"])
+    expected = predictions(
+        tmp_path, registry, keep=["id", "day"], input=str(tmp_path / "flat"), output=str(tmp_path / "expected")
+    )
+
+    assert set(got["day"]) == {"2026-01-01", "2026-01-02", "2026-01-03"}
+    pd.testing.assert_frame_equal(got, expected, check_dtype=False)
+
+
+def test_a_folder_that_is_no_number_is_refused(tmp_path: Path, registry: Registry) -> None:
+    """The field's type holds for folders too."""
+    folder = tmp_path / "input" / "count=many"
+    folder.mkdir(parents=True)
+    tables.write_file(folder / "part.parquet", tables.frame(10, seed=3).drop(columns="count"))
+
+    with pytest.raises(SchemaMismatchError, match="count=many"):
+        tables.run(tables.make_settings(tmp_path, registry))
+
+
+def test_one_file_is_an_input(tmp_path: Path, registry: Registry) -> None:
+    """A single file is scored; one of an unknown kind is refused."""
+    write_csv(tmp_path / "one.csv")
+    assert len(predictions(tmp_path, registry, input=str(tmp_path / "one.csv"))) == 300
+
+    (tmp_path / "one.txt").touch()
+    with pytest.raises(ConfigError, match=r"\.parquet, \.pq, \.csv"):
+        tables.run(tables.make_settings(tmp_path, registry, input=str(tmp_path / "one.txt")))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_sample_of_text(tmp_path: Path, registry: Registry, name: str) -> None:
+    """A file that does not say how many rows it has gives as many as asked for."""
+    (tmp_path / "input").mkdir()
+    (write_csv if name == "a.csv" else write_jsonl)(tmp_path / "input" / name)
+
+    assert len(predictions(tmp_path, registry, sample=77)) == 77
