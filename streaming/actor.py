@@ -6,6 +6,8 @@ import logging
 import os
 import threading
 
+import ray
+
 from streaming.queues.factory import open_queue
 from streaming.scorer import Scorer
 from streaming.settings import StreamingSettings
@@ -27,6 +29,7 @@ class ScorerActor:
         self._queue = open_queue(settings.queue)
         consumer = self._queue.consumer(name, lease_s=settings.queue.lease_s)
         self._scorer = Scorer(consumer, self._model, settings=settings.scoring, lease_s=settings.queue.lease_s)
+        self._node = ray.get_runtime_context().get_node_id()
         self._thread = threading.Thread(target=self._run, name="scorer", daemon=True)
         self._thread.start()
 
@@ -34,7 +37,8 @@ class ScorerActor:
         self._scorer.assign(partitions, steal=steal)
 
     def status(self) -> Status:
-        return self._scorer.stats.status(self._scorer.partitions, version=self._model.snapshot().stamp.version)
+        version = self._model.snapshot().stamp.version
+        return self._scorer.stats.status(self._scorer.partitions, version=version, node=self._node)
 
     def drain(self) -> None:
         """Commits what is at hand and gives the leases back."""

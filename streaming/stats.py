@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 
@@ -33,8 +34,10 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """A scorer at one moment. busy_share: of the time since the last look; waiting: why it cannot use the queue."""
+    """A scorer at one moment. pid and node: where it runs; waiting: why it cannot use the queue."""
 
+    pid: int
+    node: str
     partitions: tuple[int, ...]
     num_events: int
     num_batches: int
@@ -65,8 +68,10 @@ class Stats:
         ages = now - np.array([event.created for event in batch.events])
         np.add.at(self._counts, np.searchsorted(_EDGES, ages), 1)
 
-    def status(self, partitions: frozenset[int], *, version: int) -> Status:
+    def status(self, partitions: frozenset[int], *, version: int, node: str) -> Status:
         return Status(
+            pid=os.getpid(),
+            node=node,
             partitions=tuple(sorted(partitions)),
             num_events=self.num_events,
             num_batches=self.num_batches,

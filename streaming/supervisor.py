@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import signal
 import threading
 import time
 import uuid
@@ -13,6 +15,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from streaming import policy
 from streaming.actor import MAX_CONCURRENCY, ScorerActor
@@ -25,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 _TICK_S = 0.1
 _TELL_AGAIN_S = 1.0
+# Its partitions are taken over when its lease ends; so much later its process is taken to hang for good.
+_SILENT_S = 10.0
 
 
 @dataclass(slots=True)
@@ -93,6 +98,7 @@ class Supervisor:
         self._waiting: str | None = None
         self._scale = policy.Scale(wanted=min(settings.pool.min_scorers, queue.num_partitions))
         self._stopping = threading.Event()
+        self._silence_s = max(_SILENT_S, 3 * settings.queue.lease_s)
 
     def run(self, *, ready_within_s: float, on_tick: Callable[[PoolView], object]) -> None:
         """Until `stop`, then drains. on_tick: called about ten times a second once every partition has an owner.
@@ -172,9 +178,10 @@ class Supervisor:
                 return  # its end says so too
             member.heard = time.monotonic()
             member.asked = member.actor.status.remote()
-        elif member.status is not None and time.monotonic() - member.heard > 2 * self._settings.queue.lease_s:
+        elif member.status is not None and time.monotonic() - member.heard > self._silence_s:
             _log.warning("scorer %s does not answer; it is ended and replaced", member.name)
-            ray.kill(member.actor)
+            member.heard = time.monotonic()
+            _end_hung(member.status)
 
     def _bury(self, member: _Member) -> None:
         del self._members[member.name]
@@ -260,6 +267,20 @@ class Supervisor:
             member.status = last
         if member.status is not None:
             self._totals.add(member.status)
+
+
+def _end_hung(status: Status) -> None:
+    """Ray asks an actor's process to end itself; one that hangs does not, and may hold a lock of the queue."""
+    if status.node == ray.get_runtime_context().get_node_id():
+        _kill(status.pid)
+    else:
+        there = NodeAffinitySchedulingStrategy(node_id=status.node, soft=False)
+        ray.remote(_kill).options(num_cpus=0, scheduling_strategy=there).remote(status.pid)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _cause(error: RayError) -> str:

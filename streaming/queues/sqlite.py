@@ -43,6 +43,7 @@ _STREAM_FILE = "stream.json"
 # Commits survive the death of any process either way; "disk" also the loss of power, at an fsync each.
 _SYNCHRONOUS = {"os": "NORMAL", "disk": "FULL"}
 _BUSY_TIMEOUT_S = 5.0
+_ACQUIRE_TIMEOUT_S = 0.02
 # Bells are not lost, but a listener may come a moment after a bell's last look into the folder.
 _LONGEST_WAIT_S = 0.25
 
@@ -261,13 +262,20 @@ class SqliteConsumer:
     def acquire(self, partition: int, *, steal: bool = False) -> Lease | None:
         now = time.time()
         with _translated(self._folder):
-            output = _connect(_path(self._folder, partition, "out"), self._durability)
-            with _transaction(output):
-                owner, tried, attempts = output.execute("SELECT owner, tried, attempts FROM state").fetchone()
-                row = output.execute(_ACQUIRE, (self._owner, now + self._lease_s, steal, now)).fetchone()
+            # An owner that hangs in the middle of a commit holds the file: the other partitions must not wait for it.
+            output = _connect(_path(self._folder, partition, "out"), self._durability, timeout_s=_ACQUIRE_TIMEOUT_S)
+            try:
+                with _transaction(output):
+                    owner, tried, attempts = output.execute("SELECT owner, tried, attempts FROM state").fetchone()
+                    row = output.execute(_ACQUIRE, (self._owner, now + self._lease_s, steal, now)).fetchone()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                    raise
+                row = None
             if row is None:
                 output.close()
                 return None
+            output.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000:.0f}")
             epoch, next_offset = row
             log = _connect(_path(self._folder, partition, "in"), self._durability)
         self._forget(partition)
@@ -384,8 +392,8 @@ class _Held:
         self.lost = False
 
 
-def _connect(path: Path, durability: Durability) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+def _connect(path: Path, durability: Durability, *, timeout_s: float = _BUSY_TIMEOUT_S) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
     return connection
