@@ -134,20 +134,17 @@ def test_a_killed_worker_is_replaced(tmp_path: Path, registry: Registry, one_cpu
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), **one_cpu},
     )
-    growing: list[Path] = []
+    writers: list[psutil.Process] = []
 
     def writing() -> bool:
         assert process.poll() is None
-        growing[:] = (tmp_path / "output/.staging").glob("*/growing/*.part")
-        return bool(growing)
+        growing = {str(path) for path in (tmp_path / "output/.staging").glob("*/growing/*.part")}
+        workers = [worker for worker in psutil.process_iter() if growing and worker.name().startswith("ray::")]
+        writers[:] = [worker for worker in workers if growing & set(open_files(worker))]
+        return bool(writers)
 
     wait_for(writing, what="a unit in flight")
-    worker = next(
-        worker
-        for worker in psutil.process_iter()
-        if worker.name().startswith("ray::") and str(growing[0]) in open_files(worker)
-    )
-    worker.kill()
+    writers[0].kill()
     process.wait(timeout=120)
 
     assert process.returncode == 0
