@@ -24,6 +24,7 @@ MAX_DIFFERENCE = 1e-6
 
 _MAX_ROWS = 20_000
 _TIMED_CALLS = 30
+_TIMED_REFERENCE_CALLS = 5
 # Sample rows that are followed through the trees to find one for each split.
 _THRESHOLD_SAMPLE = 1000
 # Rows that the compiled model refuses and that the reference is asked about one by one.
@@ -242,7 +243,7 @@ def _speed_up(reference: Predictor, compiled: OnnxPredictor, sample: Columns) ->
         numbers=row.numbers,
         strings=tuple(column if isinstance(column, list) else column.to_pylist() for column in row.strings),
     )
-    return _best_time(reference, row, calls=3) / _best_time(compiled, row, calls=_TIMED_CALLS)
+    return _best_time(reference, row, calls=_TIMED_REFERENCE_CALLS) / _best_time(compiled, row, calls=_TIMED_CALLS)
 
 
 def _best_time(predictor: Predictor, row: Columns, *, calls: int) -> float:
