@@ -12,11 +12,17 @@ from zaphod.settings import Settings
 class QueueSettings(Settings):
     """Where the events are."""
 
-    kind: Literal["sqlite"] = "sqlite"
-    """The backend."""
+    kind: Literal["sqlite", "redis"] = "sqlite"
+    """The backend: `sqlite` is embedded and for one node, `redis` is a server of version 7.0 or later for many."""
 
     path: str = "var/stream"
-    """The stream's folder, on a local disk."""
+    """sqlite: the stream's folder, on a local disk."""
+
+    url: pydantic.SecretStr = pydantic.SecretStr("redis://127.0.0.1:6379/0")
+    """redis: the server's address, with user and password if it wants them. Never shown."""
+
+    name: str = pydantic.Field(default="zaphod", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    """redis: the stream's name, before each of its keys."""
 
     partitions: int = pydantic.Field(default=4, ge=1, le=1024)
     """Number of partitions; fixed when the stream is made. At most so many scorers have work."""
@@ -65,6 +71,9 @@ class PoolSettings(Settings):
     scale_down_after_s: pydantic.NonNegativeFloat = 60.0
     """When none has been late for so long, a scorer is taken away."""
 
+    placement: Literal["auto", "one_node", "spread"] = "auto"
+    """Where scorers run: on the node that supervises, or spread over all; `auto` spreads when the queue allows it."""
+
     num_cpus: pydantic.PositiveFloat = 0.5
     """CPUs that Ray reserves for a scorer."""
 
@@ -95,3 +104,9 @@ class StreamingSettings(Settings):
 
     pool: PoolSettings = PoolSettings()
     """How many scorers there are."""
+
+    @pydantic.model_validator(mode="after")
+    def _on_one_node(self) -> Self:
+        if self.pool.placement == "spread" and self.queue.kind == "sqlite":
+            raise ValueError("Expected queue.kind redis for pool.placement spread, got sqlite, which is for one node")
+        return self

@@ -218,9 +218,20 @@ class Supervisor:
     def _start(self) -> None:
         self._count += 1
         name = f"{self._pool}-{self._count}"
-        options = {"num_cpus": self._settings.pool.num_cpus, "max_restarts": 0, "max_concurrency": MAX_CONCURRENCY}
+        options = {
+            "num_cpus": self._settings.pool.num_cpus,
+            "max_restarts": 0,
+            "max_concurrency": MAX_CONCURRENCY,
+            "scheduling_strategy": self._placement(),
+        }
         actor: Any = ray.remote(ScorerActor).options(**options).remote(name, self._settings)
         self._members[name] = _Member(name=name, actor=actor, end=actor.wait_end.remote(), asked=actor.status.remote())
+
+    def _placement(self) -> NodeAffinitySchedulingStrategy | str:
+        placement = self._settings.pool.placement
+        if placement == "spread" or (placement == "auto" and self._queue.spans_nodes):
+            return "SPREAD"
+        return NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
 
     def _share(self) -> None:
         now = time.monotonic()
@@ -232,7 +243,9 @@ class Supervisor:
         ]
         for name, assignment in policy.assign(self._positions, ready=ready, dead=self._gone).items():
             member = self._members[name]
-            held = {position.partition for position in self._positions if position.owner == name}
+            # Its own word counts too: after a lost answer it may have dropped what the queue still calls its own.
+            owned = {position.partition for position in self._positions if position.owner == name}
+            held = owned & set(member.status.partitions) if member.status else owned
             if held == assignment.partitions:
                 member.told = None
             elif member.told != assignment or now - member.told_at > _TELL_AGAIN_S:

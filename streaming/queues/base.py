@@ -190,6 +190,8 @@ class Consumer(Protocol):
     def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
         """Outputs, dead letters and the offset after the batch, all or nothing.
 
+        The same batch again, because the answer was lost, changes nothing.
+
         Raises: FencedError when the lease went to another, nothing was written; QueueUnavailableError, when it may be
         tried again.
         """

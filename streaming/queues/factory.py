@@ -11,6 +11,16 @@ from streaming.settings import QueueSettings
 
 def open_queue(settings: QueueSettings) -> Queue:
     """Raises: ConfigError, QueueUnavailableError."""
+    if settings.kind == "redis":
+        # Its client is not needed for the embedded queue.
+        from streaming.queues.redis import RedisQueue
+
+        return RedisQueue(
+            settings.url.get_secret_value(),
+            name=settings.name,
+            num_partitions=settings.partitions,
+            dedupe_window_s=settings.dedupe_window_s,
+        )
     return SqliteQueue(
         Path(settings.path),
         num_partitions=settings.partitions,

