@@ -1,0 +1,128 @@
+"""What validation keeps of each row: the truth, every model's answer and the slices it is in. Never the row itself."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zaphod.errors import ConfigError
+from zaphod.schema import Output, Task
+
+
+class Kind(enum.StrEnum):
+    """What there is to measure."""
+
+    BINARY = "binary"
+    MULTICLASS = "multiclass"
+    REGRESSION = "regression"
+    OUTLIER = "outlier"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """num_outputs: classes of a classifier, targets of a regressor, 1 of an outlier detector."""
+
+    kind: Kind
+    has_scores: bool
+    num_outputs: int
+
+    @classmethod
+    def of(cls, output: Output) -> Shape:
+        """Raises: ConfigError for a clusterer, which nothing true can be held against."""
+        match output.task:
+            case Task.CLASSIFICATION:
+                kind = Kind.BINARY if len(output.classes) == 2 else Kind.MULTICLASS
+                return cls(kind=kind, has_scores=output.has_probabilities, num_outputs=len(output.classes))
+            case Task.REGRESSION:
+                return cls(kind=Kind.REGRESSION, has_scores=False, num_outputs=len(output.targets))
+            case Task.OUTLIER:
+                return cls(kind=Kind.OUTLIER, has_scores=True, num_outputs=1)
+            case Task.CLUSTERING:
+                raise ConfigError(
+                    "Cannot validate a clusterer: there is no true cluster to compare with. Promote it with --override."
+                )
+
+    @property
+    def num_truths(self) -> int:
+        return self.num_outputs if self.kind is Kind.REGRESSION else 1
+
+    @property
+    def num_score_columns(self) -> int:
+        if not self.has_scores:
+            return 0
+        return self.num_outputs if self.kind is Kind.MULTICLASS else 1
+
+    @property
+    def width(self) -> int:
+        """Numbers that one model's answer takes."""
+        return self.num_outputs if self.kind is Kind.REGRESSION else 1 + self.num_score_columns
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One model's answers to n_rows rows.
+
+    labels: float64, shape (n_rows,): a classifier's position in `schema.output.classes`; 1 for an outlier, 0 for none.
+    scores: float64: probability of the second class (n_rows,); of each class (n_rows, n_classes); abnormality, larger
+        is more abnormal (n_rows,).
+    values: float64, shape (n_rows, n_targets).
+    """
+
+    labels: NDArray[np.float64] | None = None
+    scores: NDArray[np.float64] | None = None
+    values: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of the holdout, reduced to what statistics need.
+
+    truth: float64, shape (n_rows, n_truths), in the terms of `Answers.labels` or `.values`.
+    answers: one per model, the candidate first.
+    codes: int16, shape (n_rows, n_axes): which slice of each axis the row is in; -1 for none.
+    """
+
+    truth: NDArray[np.float64]
+    answers: tuple[Answers, ...]
+    codes: NDArray[np.int16]
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.truth.shape[0])
+
+
+def pack(shape: Shape, rows: Rows) -> NDArray[np.float64]:
+    """Truth and answers side by side, shape (n_rows, n_truths + n_models * width)."""
+    parts = [rows.truth]
+    for answers in rows.answers:
+        if shape.kind is Kind.REGRESSION:
+            assert answers.values is not None
+            parts.append(answers.values)
+            continue
+        assert answers.labels is not None
+        parts.append(answers.labels[:, None])
+        if shape.has_scores:
+            assert answers.scores is not None
+            parts.append(answers.scores.reshape(rows.num_rows, shape.num_score_columns))
+    return np.concatenate(parts, axis=1)
+
+
+def unpack(shape: Shape, numbers: NDArray[np.float64], codes: NDArray[np.int16]) -> Rows:
+    """The reverse of `pack`."""
+    starts = range(shape.num_truths, numbers.shape[1], shape.width)
+    answers = tuple(_answers(shape, numbers[:, start : start + shape.width]) for start in starts)
+    return Rows(truth=numbers[:, : shape.num_truths], answers=answers, codes=codes)
+
+
+def _answers(shape: Shape, part: NDArray[np.float64]) -> Answers:
+    if shape.kind is Kind.REGRESSION:
+        return Answers(values=part)
+    labels = np.ascontiguousarray(part[:, 0])
+    if not shape.has_scores:
+        return Answers(labels=labels)
+    return Answers(
+        labels=labels, scores=part[:, 1:] if shape.kind is Kind.MULTICLASS else np.ascontiguousarray(part[:, 1])
+    )
