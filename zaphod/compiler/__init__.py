@@ -36,4 +36,9 @@ def compile_model(estimator: BaseEstimator, schema: Schema, *, sample: pd.DataFr
     from zaphod.compiler.conversion import convert
 
     del sample
-    return Compiled(model=convert(estimator, schema))
+    try:
+        return Compiled(model=convert(estimator, schema))
+    except NotCompilable:
+        raise
+    except Exception as error:  # a converter that fails is no reason not to serve the estimator
+        raise NotCompilable(f"its converter raised {type(error).__name__}: {error}") from error

@@ -181,7 +181,8 @@ def _bag_regressors(model: BaggingRegressor, features: Features, scope: Scope) -
 def _boost_classifiers(model: AdaBoostClassifier, features: Features, scope: Scope) -> Prediction:
     graph = scope.graph
     num_classes = len(model.classes_)
-    members = list(zip(model.estimators_, model.estimator_weights_, strict=True))
+    # Boosting that stopped early has weights for the members it did not train.
+    members = list(zip(model.estimators_, model.estimator_weights_, strict=False))
     if all(type(member) in TREE_CLASSIFIERS for member, _ in members):
         trees = [
             read_tree(member, _ballot(model, member, float(weight))[np.argmax(class_shares(member), axis=1)])
@@ -213,7 +214,7 @@ def _ballot(model: AdaBoostClassifier, member: Estimator, weight: float) -> NDAr
 def _boost_regressors(model: AdaBoostRegressor, features: Features, scope: Scope) -> Prediction:
     """The weighted median of the members."""
     graph = scope.graph
-    weights = np.asarray(model.estimator_weights_, dtype=np.float64)
+    weights = np.asarray(model.estimator_weights_, dtype=np.float64)[: len(model.estimators_)]
     values = _members_side_by_side(model, features, scope)
     in_order, positions = graph.add_many(
         "TopK", values, np.array([len(weights)]), num_outputs=2, axis=1, largest=0, sorted=1
