@@ -26,6 +26,8 @@ from zaphod.registry import Reference, Registry
 from zaphod.schema import Schema
 
 _SAMPLE_ROWS = 2_000
+_LONG_SAMPLE_ROWS = 20_000
+_QUICK_S = 0.2
 _GUESS_BYTES = 256 * 1024
 
 # Columns of the rejects beside the kept ones.
@@ -155,10 +157,32 @@ def _estimate(plan: Plan, work: Work, model: Model, location: Location) -> Estim
     unit = next((unit for unit in plan.units if unit.problem is None and unit.num_rows != 0), None)
     if unit is None:
         return None
-    few = msgspec.structs.replace(unit, num_rows=min(unit.num_rows or _SAMPLE_ROWS, _SAMPLE_ROWS))
+    timed = _time(unit, work, model, location, num_rows=_SAMPLE_ROWS)
+    if timed is not None and timed.seconds < _QUICK_S:
+        # A second, longer look: the first has paid for what is loaded at the first use.
+        timed = _time(unit, work, model, location, num_rows=_LONG_SAMPLE_ROWS)
+    if timed is None:
+        return None
+    return Estimate(
+        num_rows=plan.num_rows if plan.num_rows is not None else _guess_rows(plan, location, unit),
+        rows_per_s=timed.num_rows / timed.seconds,
+        bytes_per_row=timed.bytes_per_row,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    num_rows: int
+    seconds: float
+    bytes_per_row: float
+
+
+def _time(unit: Unit, work: Work, model: Model, location: Location, *, num_rows: int) -> _Timed | None:
+    """Reads, checks and scores the unit's first rows; None when none of them can be scored."""
+    few = msgspec.structs.replace(unit, num_rows=min(unit.num_rows or num_rows, num_rows))
     began = time.perf_counter()
     try:
-        batch = next(source.read(location, few, work.wanted(model.schema), batch_rows=_SAMPLE_ROWS), None)
+        batch = next(source.read(location, few, work.wanted(model.schema), batch_rows=num_rows), None)
     except CorruptFileError as error:
         if work.on_corrupt is OnCorrupt.FAIL:
             raise BatchError(error.message) from error
@@ -167,11 +191,7 @@ def _estimate(plan: Plan, work: Work, model: Model, location: Location) -> Estim
         return None
     predicted = predict_decoded(model, decoded, keep_columns(batch.table, work.kept_schema))
     seconds = time.perf_counter() - began
-    return Estimate(
-        num_rows=plan.num_rows if plan.num_rows is not None else _guess_rows(plan, location, unit),
-        rows_per_s=batch.num_rows / seconds,
-        bytes_per_row=predicted.nbytes / predicted.num_rows,
-    )
+    return _Timed(batch.num_rows, seconds, bytes_per_row=predicted.nbytes / predicted.num_rows)
 
 
 def _guess_rows(plan: Plan, location: Location, unit: Unit) -> int:

@@ -6,6 +6,7 @@ Parquet. None checks a row, keeps a receipt or publishes. But for the two named 
 
 from __future__ import annotations
 
+import copy
 import functools
 import multiprocessing
 import os
@@ -115,7 +116,13 @@ def bare_onnx_float32(source: Path, output: Path, registry: str) -> None:
         (field.name, StringTensorType([None, 1]) if field.is_string else FloatTensorType([None, 1]))
         for field in schema.fields
     ]
-    model = to_onnx(estimator(registry), initial_types=kinds, options={"zipmap": False}, target_opset=18)
+    model = copy.deepcopy(estimator(registry))
+    # skl2onnx has no converter for an imputer of strings; `predict_float32` fills in what it would.
+    features = model[0]  # type: ignore[index]  # a Pipeline
+    features.transformers_ = [
+        (name, step[-1] if name == "categories" else step, columns) for name, step, columns in features.transformers_
+    ]
+    model = to_onnx(model, initial_types=kinds, options={"zipmap": False}, target_opset=18)
     path = output.with_suffix(".onnx")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(model.SerializeToString())
