@@ -1,4 +1,4 @@
-"""A driver that kills itself, for the fault tests: `python -m tests.batch.driver HOME REGISTRY STEP COUNT [ray]`.
+"""A driver that kills itself: `python -m tests.batch.driver HOME REGISTRY STEP COUNT [ray] [setting=value …]`.
 
 Sends itself SIGKILL when the step has come for the COUNT-th time. With COUNT 0 it lingers a little at every step, so
 that somebody else's kill may fall on any of them, and runs to its end.
@@ -18,9 +18,10 @@ from tests.batch import tables
 from zaphod.registry import Registry
 
 
-def main(home: Path, registry: str, step: str, count: int, *, on_ray: bool) -> None:
+def main(home: Path, registry: str, step: str, count: int, *words: str) -> None:
     """Runs the job of `tables.make_settings`."""
-    settings = tables.make_settings(home, Registry.open(registry))
+    changes = dict(word.split("=", 1) for word in words if "=" in word)
+    settings = tables.make_settings(home, Registry.open(registry), **changes)
     seen: Counter[str] = Counter()
 
     def die(name: str) -> None:
@@ -30,7 +31,7 @@ def main(home: Path, registry: str, step: str, count: int, *, on_ray: bool) -> N
         elif name == step and seen[name] == count:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    if not on_ray:
+    if "ray" not in words:
         tables.run(settings, on_step=die)
         return
     from batch.execution import ray_executor
@@ -39,4 +40,4 @@ def main(home: Path, registry: str, step: str, count: int, *, on_ray: bool) -> N
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), on_ray=sys.argv[5:] == ["ray"])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), *sys.argv[5:])
