@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from streaming.config import DEFAULT, read_settings
 from streaming.queues.factory import open_queue
 from streaming.settings import StreamingSettings
 from zaphod import machine
@@ -18,7 +19,6 @@ from zaphod.errors import ConfigError, ZaphodError
 from zaphod.registry import Registry
 from zaphod.schema import Schema
 from zaphod.served import ServedModel
-from zaphod.settings import load_settings
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -28,12 +28,11 @@ _Events = Annotated[Path, typer.Option("--events", help="Parquet file or folder,
 _Rate = Annotated[float | None, typer.Option("--rate", help="events a second; as fast as it goes if left out", min=0.1)]
 _Id = Annotated[str | None, typer.Option("--id-column", help="column with each event's id")]
 _Key = Annotated[str | None, typer.Option("--key-column", help="column whose equal values keep their order")]
-_CONFIG = Path("configs/streaming.yaml")
 _RAY_ENV = Path("configs/ray.env")
 
 
 @app.callback(invoke_without_command=True)
-def run(context: typer.Context, config: _Config = _CONFIG, model: _Model = None) -> None:
+def run(context: typer.Context, config: _Config = DEFAULT, model: _Model = None) -> None:
     """Runs the pool until SIGTERM or Ctrl-C, then drains it."""
     if context.invoked_subcommand is None:
         settings = read_settings(config, model=model)
@@ -46,7 +45,7 @@ def run(context: typer.Context, config: _Config = _CONFIG, model: _Model = None)
 @app.command()
 def demo(
     events: _Events,
-    config: _Config = _CONFIG,
+    config: _Config = DEFAULT,
     rate: _Rate = 1000.0,
     seconds: Annotated[float, typer.Option(help="for how long events are sent", min=1, max=3600)] = 10.0,
     id_column: _Id = None,
@@ -65,7 +64,7 @@ def demo(
 
 @app.command()
 def produce(
-    config: _Config = _CONFIG,
+    config: _Config = DEFAULT,
     events: Annotated[
         Path | None, typer.Option(help="Parquet file or folder; JSON lines from stdin if left out")
     ] = None,
@@ -89,7 +88,7 @@ def produce(
 
 @app.command()
 def consume(
-    config: _Config = _CONFIG,
+    config: _Config = DEFAULT,
     limit: Annotated[int | None, typer.Option(help="outputs at most", min=1)] = None,
     start: Annotated[Literal["beginning", "now"], typer.Option("--from", help="first output")] = "beginning",
     timeout_s: Annotated[float | None, typer.Option(help="end after so many seconds without an output")] = None,
@@ -111,7 +110,7 @@ def consume(
 
 
 @app.command()
-def lag(config: _Config = _CONFIG) -> None:
+def lag(config: _Config = DEFAULT) -> None:
     """Shows what waits in each partition, and who consumes it."""
     table = Table("partition", "next offset", "end offset", "lag", "oldest waits (s)", "owner", "epoch")
     for position in open_queue(read_settings(config).queue).positions():
@@ -126,7 +125,7 @@ def lag(config: _Config = _CONFIG) -> None:
 def replay(
     start: Annotated[int, typer.Option("--from", help="first offset to score again", min=0)],
     partition: Annotated[int | None, typer.Option(help="one partition only", min=0)] = None,
-    config: _Config = _CONFIG,
+    config: _Config = DEFAULT,
 ) -> None:
     """Scores again from an offset on; the outputs come after those that are there."""
     queue = open_queue(read_settings(config).queue)
@@ -136,15 +135,6 @@ def replay(
         if partition in (None, position.partition):
             queue.replay(position.partition, offset=min(start, position.end_offset))
     Console().print(f"scoring again from offset {start}")
-
-
-def read_settings(config: Path, *, model: str | None = None) -> StreamingSettings:
-    """The settings with absolute paths: scorers run in other processes, elsewhere. Raises: ConfigError."""
-    settings = load_settings(StreamingSettings, path=config, flags={"model": model}, environ=os.environ)
-    home = machine.home()
-    queue = settings.queue.model_copy(update={"path": str(home / settings.queue.path)})
-    registry = settings.registry if "://" in settings.registry else str(home / settings.registry)
-    return settings.model_copy(update={"queue": queue, "registry": registry})
 
 
 def find_ray() -> machine.RayPlace:

@@ -19,6 +19,9 @@ from zaphod.outputs import PredictionRow
 from zaphod.served import Stamp
 
 CONTENT_TYPE = "content-type"
+ORIGINAL_ID = "zaphod-original-id"
+"""Header of an event that was sent again under a new id: its answer names the old one."""
+
 _STRUCTURED = "application/cloudevents+json"
 _JSON = "application/json"
 # The prefix of CloudEvents attributes in headers: HTTP's and Kafka's binding.
@@ -93,7 +96,7 @@ def decode(event: Event, decoder: RowDecoder) -> tuple[Row, Envelope]:
     if form is Form.BINARY:
         envelope = Envelope(form, _attribute(event, "id"), _attribute(event, "source"), event.headers.get("ce_subject"))
         return decoder.decode_row(event.value), envelope
-    return decoder.decode_row(event.value), Envelope(form, event.id)
+    return decoder.decode_row(event.value), Envelope(form, original_id(event))
 
 
 def encode(event: Event, envelope: Envelope, *, partition: int, stamp: Stamp, prediction: PredictionRow) -> Output:
@@ -126,7 +129,12 @@ def encode(event: Event, envelope: Envelope, *, partition: int, stamp: Stamp, pr
             body, headers = cloud, {CONTENT_TYPE: _STRUCTURED}
         else:
             headers = _binary_headers(cloud)
-    return Output(event.offset, event.id, event.key, _encoder.encode(body), headers, event.created)
+    return Output(event.offset, original_id(event), event.key, _encoder.encode(body), headers, event.created)
+
+
+def original_id(event: Event) -> str:
+    """The id under which the event first came."""
+    return event.headers.get(ORIGINAL_ID, event.id) if event.headers else event.id
 
 
 def _form(event: Event) -> Form:

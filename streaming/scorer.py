@@ -130,6 +130,7 @@ class Scorer:
         lease = self._consumer.acquire(partition, steal=steal)
         if lease is None:
             return False
+        self.stats.num_acquired += 1
         self._suspects.pop(partition, None)
         self._attempts.pop(partition, None)
         if not lease.clean:
@@ -175,7 +176,7 @@ class Scorer:
         return True
 
     def _lose(self, partition: int) -> None:
-        self.stats.fenced += 1
+        self.stats.num_fenced += 1
         self._suspects.pop(partition, None)
         _log.warning("lost partition to another owner; nothing of the last batch was written", extra={"p": partition})
 

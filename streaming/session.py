@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,17 +17,19 @@ import numpy as np
 from rich.console import Console
 
 from streaming.cluster import joined
+from streaming.display import LineDisplay, LiveDisplay
+from streaming.metrics import PoolCollector, serve_metrics
 from streaming.queues.base import Delivered, Queue
 from streaming.queues.factory import open_queue
 from streaming.reader import Reader
 from streaming.settings import StreamingSettings
-from streaming.supervisor import PoolView, Supervisor
+from streaming.supervisor import Supervisor
+from streaming.view import PoolView
 from zaphod.errors import EnvironmentNotReadyError
 from zaphod.machine import RayPlace
 from zaphod.registry import Reference, Registry
 
 _READY_TIMEOUT_S = 60.0
-_REPORT_EVERY_S = 5.0
 _SHOW_EVERY_S = 0.5
 _QUIET_S = 0.5
 _SILENT_S = 20.0
@@ -40,9 +43,16 @@ def run_pool(settings: StreamingSettings, *, place: RayPlace) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: supervisor.stop())
         console.print(f"starting {settings.pool.min_scorers} scorers of {settings.model} on {where}")
-        report = _Report(console)
-        supervisor.run(ready_within_s=_READY_TIMEOUT_S, on_tick=report.tick)
-        report.say(supervisor.view())
+        display = LiveDisplay(console) if console.is_terminal else LineDisplay(console)
+        newest: list[PoolView] = []
+
+        def look(view: PoolView) -> None:
+            newest[:] = [view]
+            display.show(view)
+
+        with _metrics(settings, newest):
+            supervisor.run(ready_within_s=_READY_TIMEOUT_S, on_tick=look)
+        display.close(supervisor.view())
     console.print("drained: leases are given back, nothing is in flight")
 
 
@@ -85,7 +95,7 @@ def run_demo(settings: StreamingSettings, feed: Feed, *, place: RayPlace) -> Non
 def _show(queue: Queue, pool: _Background, feed: Feed, console: Console) -> None:
     shown = _Shown(console)
     reader = Reader(queue, cursors=queue.output_ends())
-    refused_before = pool.view().num_dead
+    refused_before = pool.view().total.num_dead
     producer = feed.start()
     try:
         while producer.poll() is None or shown.quiet_s < _QUIET_S or pool.view().lag:
@@ -100,7 +110,7 @@ def _show(queue: Queue, pool: _Background, feed: Feed, console: Console) -> None
         producer.wait()
     if producer.returncode != 0:
         raise EnvironmentNotReadyError("Cannot feed the stream: the producer failed. Run it by hand to see why.")
-    shown.summarise(num_dead=pool.view().num_dead - refused_before)
+    shown.summarise(num_dead=pool.view().total.num_dead - refused_before)
 
 
 class _Background:
@@ -194,33 +204,19 @@ class _Shown:
         )
 
 
-class _Report:
-    """One line every few seconds, when anything has happened."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._next = time.monotonic() + _REPORT_EVERY_S
-        self._last_events = -1
-        self._last_time = time.monotonic()
-
-    def tick(self, view: PoolView) -> None:
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + _REPORT_EVERY_S
-            if view.num_events != self._last_events or view.lag or view.waiting:
-                self.say(view)
-
-    def say(self, view: PoolView) -> None:
-        now = time.monotonic()
-        rate = (view.num_events - max(self._last_events, 0)) / max(now - self._last_time, 1e-9)
-        self._last_events, self._last_time = view.num_events, now
-        versions = ", ".join(str(version) for version in sorted(view.versions)) or "-"
-        self._console.print(
-            f"scored {view.num_events:,} events ({rate:,.0f}/s), lag {view.lag:,}, event to commit "
-            f"p50 {view.latency.quantile(0.5) * 1000:.2f} ms p99 {view.latency.quantile(0.99) * 1000:.2f} ms, "
-            f"{view.num_dead} dead letters, {view.num_scorers} scorers, version {versions}"
-            + (f"; waiting: {view.waiting}" if view.waiting else ""),
-            soft_wrap=True, highlight=False,
-        )  # fmt: skip
+@contextlib.contextmanager
+def _metrics(settings: StreamingSettings, newest: Sequence[PoolView]) -> Iterator[None]:
+    """Serves the newest view's numbers, if a port is set. Raises: EnvironmentNotReadyError."""
+    if settings.metrics.port is None:
+        yield
+        return
+    collector = PoolCollector(lambda: newest[0] if newest else None, model=settings.model)
+    server = serve_metrics(collector, host=settings.metrics.host, port=settings.metrics.port)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def _prepare(settings: StreamingSettings) -> Queue:

@@ -87,6 +87,16 @@ class PoolSettings(Settings):
         return self
 
 
+class MetricsSettings(Settings):
+    """Where Prometheus finds the pool's numbers."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on; anybody who reaches it can read the numbers."""
+
+    port: int | None = pydantic.Field(default=None, ge=1, le=65535)
+    """The port of `/metrics`; none when not set."""
+
+
 class StreamingSettings(Settings):
     """The streaming arm."""
 
@@ -104,6 +114,9 @@ class StreamingSettings(Settings):
 
     pool: PoolSettings = PoolSettings()
     """How many scorers there are."""
+
+    metrics: MetricsSettings = MetricsSettings()
+    """Where Prometheus finds the pool's numbers."""
 
     @pydantic.model_validator(mode="after")
     def _on_one_node(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -14,12 +14,19 @@ from streaming.queues.base import MicroBatch
 
 # Event to commit, in seconds: 40 steps a decade from 10 us to 1000 s, so that a quantile is right within 6 %.
 _EDGES = np.logspace(-5, 3, 321)
+# Upper edges of the sizes of micro-batches.
+BATCH_SIZES = tuple(2**power for power in range(15))
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Counts per step of the fixed scale; addable across scorers."""
+    """Counts per step of the fixed scale, and their sum in seconds; addable across scorers."""
 
     counts: list[int]
+    sum_s: float = 0.0
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
 
     def quantile(self, share: float) -> float:
         """Seconds; the upper edge of the step that holds it, 0 when nothing was counted."""
@@ -29,8 +36,40 @@ class Latency(msgspec.Struct, frozen=True):
         step = int(np.searchsorted(cumulated, share * cumulated[-1]))
         return float(_EDGES[min(step, len(_EDGES) - 1)])
 
+    def at_most(self, seconds: float) -> int:
+        """How many were counted up to this; exact at the scale's own steps."""
+        return int(sum(self.counts[: int(np.searchsorted(_EDGES, seconds, side="right"))]))
+
     def __add__(self, other: Latency) -> Latency:
-        return Latency([mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)])
+        counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        return Latency(counts, self.sum_s + other.sum_s)
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one partition, or of several added up, since the scorer began. batch_sizes: per step of `BATCH_SIZES`."""
+
+    num_events: int
+    num_dead: int
+    batch_sizes: list[int]
+    latency: Latency
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            num_events=self.num_events + other.num_events,
+            num_dead=self.num_dead + other.num_dead,
+            batch_sizes=[mine + theirs for mine, theirs in zip(self.batch_sizes, other.batch_sizes, strict=True)],
+            latency=self.latency + other.latency,
+        )
+
+
+NOTHING = Counts(
+    num_events=0, num_dead=0, batch_sizes=[0] * (len(BATCH_SIZES) + 1), latency=Latency([0] * (len(_EDGES) + 1))
+)
+
+
+def total(counts: Iterable[Counts]) -> Counts:
+    """All added up."""
+    return sum(counts, NOTHING)
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,50 +78,61 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     node: str
     partitions: tuple[int, ...]
-    num_events: int
-    num_batches: int
-    num_dead: int
+    counts: dict[int, Counts]
     num_fenced: int
-    latency: Latency
+    num_acquired: int
     version: int
     waiting: str | None
+
+
+@dataclass(slots=True)
+class _Tally:
+    """The mutable half of Counts."""
+
+    num_events: int = 0
+    num_dead: int = 0
+    sum_s: float = 0.0
+    batch_sizes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(BATCH_SIZES) + 1, dtype=np.int64))
+    latency: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(_EDGES) + 1, dtype=np.int64))
+
+    def counts(self) -> Counts:
+        return Counts(
+            num_events=self.num_events,
+            num_dead=self.num_dead,
+            batch_sizes=self.batch_sizes.tolist(),
+            latency=Latency(self.latency.tolist(), self.sum_s),
+        )
 
 
 @dataclass(slots=True)
 class Stats:
     """Written by the scoring thread alone."""
 
-    num_events: int = 0
-    num_batches: int = 0
-    num_dead: int = 0
-    fenced: int = 0
+    num_fenced: int = 0
+    num_acquired: int = 0
     waiting: str | None = None
-    started: float = field(default_factory=time.time)
-    _counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(_EDGES) + 1, dtype=np.int64))
+    _tallies: dict[int, _Tally] = field(default_factory=dict)
 
     def count(self, batch: MicroBatch, *, num_dead: int, now: float) -> None:
         """now: when the commit was done, seconds since the epoch."""
-        self.num_events += len(batch.events)
-        self.num_batches += 1
-        self.num_dead += num_dead
+        tally = self._tallies.get(batch.partition)
+        if tally is None:
+            tally = self._tallies[batch.partition] = _Tally()
+        tally.num_events += len(batch.events)
+        tally.num_dead += num_dead
+        tally.batch_sizes[(len(batch.events) - 1).bit_length()] += 1
         ages = now - np.array([event.created for event in batch.events])
-        np.add.at(self._counts, np.searchsorted(_EDGES, ages), 1)
+        tally.sum_s += float(ages.sum())
+        np.add.at(tally.latency, np.searchsorted(_EDGES, ages), 1)
 
     def status(self, partitions: frozenset[int], *, version: int, node: str) -> Status:
         return Status(
             pid=os.getpid(),
             node=node,
             partitions=tuple(sorted(partitions)),
-            num_events=self.num_events,
-            num_batches=self.num_batches,
-            num_dead=self.num_dead,
-            num_fenced=self.fenced,
-            latency=Latency(self._counts.tolist()),
+            counts={partition: tally.counts() for partition, tally in list(self._tallies.items())},
+            num_fenced=self.num_fenced,
+            num_acquired=self.num_acquired,
             version=version,
             waiting=self.waiting,
         )
-
-
-def no_latency() -> Latency:
-    """Nothing counted yet."""
-    return Latency([0] * (len(_EDGES) + 1))

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -21,7 +21,8 @@ from streaming import policy
 from streaming.actor import MAX_CONCURRENCY, ScorerActor
 from streaming.queues.base import Position, Queue
 from streaming.settings import StreamingSettings
-from streaming.stats import Latency, Status, no_latency
+from streaming.stats import Status
+from streaming.view import PoolView, Totals
 from zaphod.errors import EnvironmentNotReadyError, QueueUnavailableError
 
 _log = logging.getLogger(__name__)
@@ -47,41 +48,6 @@ class _Member:
     told_at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class PoolView:
-    """The pool at one moment, for people and metrics. Counts are of all scorers since the supervisor began."""
-
-    positions: tuple[Position, ...]
-    num_scorers: int
-    num_events: int
-    num_dead: int
-    num_fenced: int
-    num_lost_scorers: int
-    latency: Latency
-    versions: frozenset[int]
-    waiting: str | None
-
-    @property
-    def lag(self) -> int:
-        return sum(position.lag for position in self.positions)
-
-
-@dataclass(slots=True)
-class _Totals:
-    """What scorers that are gone had counted."""
-
-    num_events: int = 0
-    num_dead: int = 0
-    num_fenced: int = 0
-    latency: Latency = field(default_factory=no_latency)
-
-    def add(self, status: Status) -> None:
-        self.num_events += status.num_events
-        self.num_dead += status.num_dead
-        self.num_fenced += status.num_fenced
-        self.latency = self.latency + status.latency
-
-
 class Supervisor:
     """Runs in the driver. Its death stops no event from being lost or doubled: leases run out, offsets stay."""
 
@@ -93,7 +59,7 @@ class Supervisor:
         self._members: dict[str, _Member] = {}
         self._gone: set[str] = set()
         self._num_lost = 0
-        self._totals = _Totals()
+        self._totals = Totals()
         self._positions: tuple[Position, ...] = ()
         self._waiting: str | None = None
         self._scale = policy.Scale(wanted=min(settings.pool.min_scorers, queue.num_partitions))
@@ -127,17 +93,16 @@ class Supervisor:
 
     def view(self) -> PoolView:
         statuses = [member.status for member in self._members.values() if member.status is not None]
-        totals = _Totals(self._totals.num_events, self._totals.num_dead, self._totals.num_fenced, self._totals.latency)
+        totals = self._totals.copy()
         for status in statuses:
             totals.add(status)
         return PoolView(
             positions=self._positions,
+            counts=totals.counts,
             num_scorers=len(self._members),
-            num_events=totals.num_events,
-            num_dead=totals.num_dead,
             num_fenced=totals.num_fenced,
-            num_lost_scorers=self._num_lost,
-            latency=totals.latency,
+            num_acquired=totals.num_acquired,
+            num_lost=self._num_lost,
             versions=frozenset(status.version for status in statuses),
             waiting=self._waiting or next((status.waiting for status in statuses if status.waiting), None),
         )

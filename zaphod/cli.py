@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 
 import typer
@@ -35,6 +36,9 @@ def zaphod() -> None:
 
 def main() -> None:
     """The console script: a ZaphodError is one sentence on standard error and exit code 1."""
+    # Arms add commands of their own by name (`dlq`): the core does not know them.
+    for entry in importlib.metadata.entry_points(group="zaphod.commands"):
+        app.add_typer(entry.load(), name=entry.name)
     try:
         app(standalone_mode=True)
     except ZaphodError as error:

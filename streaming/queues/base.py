@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -161,6 +161,15 @@ class Lease:
     attempts: int
 
 
+@dataclass(frozen=True, slots=True)
+class DeadEntry:
+    """A dead letter and where it lies."""
+
+    partition: int
+    cursor: Cursor
+    letter: DeadLetter
+
+
 class Consumer(Protocol):
     """One scorer's hold on its partitions. One thread polls and commits; `renew` and `wake` may come from others."""
 
@@ -244,8 +253,12 @@ class Queue(Protocol):
         """Blocks until an output may have been committed since the last wait, or the time is over (False)."""
         ...
 
-    def read_dead_letters(self, cursors: Mapping[int, Cursor], *, max_letters: int) -> Iterator[tuple[int, DeadLetter]]:
-        """Partition and letter, oldest first within a partition."""
+    def read_dead_letters(self, cursors: Mapping[int, Cursor], *, max_letters: int) -> list[DeadEntry]:
+        """After each partition's cursor, oldest first within a partition."""
+        ...
+
+    def drop_dead_letter(self, partition: int, cursor: Cursor) -> bool:
+        """False when it is not there any more."""
         ...
 
     def replay(self, partition: int, *, offset: int) -> None:

@@ -28,6 +28,7 @@ from streaming.queues.base import (
     NO_HEADERS,
     Cause,
     Cursor,
+    DeadEntry,
     DeadLetter,
     Delivered,
     Event,
@@ -252,13 +253,19 @@ class RedisQueue:
             if found or time.monotonic() >= deadline:
                 return bool(found)
 
-    def read_dead_letters(self, cursors: Mapping[int, Cursor], *, max_letters: int) -> Iterator[tuple[int, DeadLetter]]:
+    def read_dead_letters(self, cursors: Mapping[int, Cursor], *, max_letters: int) -> list[DeadEntry]:
+        found: list[DeadEntry] = []
         for partition, cursor in cursors.items():
             with _translated():
                 begin = f"({_output_id(cursor)}"
-                rows = self._client.xrange(self._key(partition, "dead"), min=begin, count=max_letters)
-            for row in rows:
-                yield partition, _dead_letter(row)
+                count = max_letters - len(found)
+                rows = self._client.xrange(self._key(partition, "dead"), min=begin, count=count) if count > 0 else []
+            found.extend(DeadEntry(partition, _cursor(row[0]), _dead_letter(row)) for row in rows)
+        return found
+
+    def drop_dead_letter(self, partition: int, cursor: Cursor) -> bool:
+        with _translated():
+            return bool(self._client.xdel(self._key(partition, "dead"), _output_id(cursor)))
 
     def replay(self, partition: int, *, offset: int) -> None:
         with _translated():

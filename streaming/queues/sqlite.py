@@ -23,6 +23,7 @@ from streaming.queues.base import (
     NO_HEADERS,
     Cause,
     Cursor,
+    DeadEntry,
     DeadLetter,
     Delivered,
     Event,
@@ -92,9 +93,10 @@ _READ_OUTPUTS = """
 SELECT generation, "offset", id, key, value, headers, created, committed FROM outputs
 WHERE (generation, "offset") > (?, ?) ORDER BY generation, "offset" LIMIT ?
 """
+_DROP_DEAD = 'DELETE FROM dead_letters WHERE generation = ? AND "offset" = ?'
 _OUTPUT_END = "SELECT generation, next - 1 FROM state"
 _READ_DEAD = """
-SELECT "offset", id, key, value, headers, created, cause, reason, attempts, version FROM dead_letters
+SELECT generation, "offset", id, key, value, headers, created, cause, reason, attempts, version FROM dead_letters
 WHERE (generation, "offset") > (?, ?) ORDER BY generation, "offset" LIMIT ?
 """
 
@@ -169,17 +171,24 @@ class SqliteQueue:
             return True  # whatever was committed before the first wait
         return self._output_listener.wait(timeout_s)
 
-    def read_dead_letters(self, cursors: Mapping[int, Cursor], *, max_letters: int) -> Iterator[tuple[int, DeadLetter]]:
+    def read_dead_letters(self, cursors: Mapping[int, Cursor], *, max_letters: int) -> list[DeadEntry]:
+        found: list[DeadEntry] = []
         for partition, cursor in cursors.items():
             with _translated(self._folder):
-                parameters = (cursor.generation, cursor.offset, max_letters)
+                parameters = (cursor.generation, cursor.offset, max_letters - len(found))
                 rows = self._outputs[partition].execute(_READ_DEAD, parameters).fetchall()
             for row in rows:
-                offset, identifier, key, value, headers, created, cause, *rest = row
+                generation, offset, identifier, key, value, headers, created, cause, *rest = row
                 letter = DeadLetter(
                     offset, identifier, key, value, _headers(headers), created, Cause(cause), rest[0], rest[1], rest[2]
                 )
-                yield partition, letter
+                found.append(DeadEntry(partition, Cursor(generation, offset), letter))
+        return found
+
+    def drop_dead_letter(self, partition: int, cursor: Cursor) -> bool:
+        with _translated(self._folder):
+            dropped = self._outputs[partition].execute(_DROP_DEAD, (cursor.generation, cursor.offset))
+        return dropped.rowcount == 1
 
     def replay(self, partition: int, *, offset: int) -> None:
         with _translated(self._folder), _transaction(self._outputs[partition]) as connection:

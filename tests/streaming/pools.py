@@ -42,7 +42,7 @@ class Pool:
     def dead_letters(self) -> list[DeadLetter]:
         """Every dead letter so far."""
         cursors = {partition: Cursor() for partition in range(NUM_PARTITIONS)}
-        return [letter for _, letter in self.queue.read_dead_letters(cursors, max_letters=1_000_000)]
+        return [entry.letter for entry in self.queue.read_dead_letters(cursors, max_letters=1_000_000)]
 
     def wait_scored(self, *, timeout_s: float = 60.0) -> None:
         """Until nothing waits."""

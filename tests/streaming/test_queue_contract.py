@@ -171,7 +171,7 @@ def test_a_batch_is_committed_once(queue: Queue) -> None:
     consumer.commit(batch, outputs=answers(batch), dead_letters=[letter(batch.events[0])])
 
     assert len(everything(queue)) == 2
-    assert list(queue.read_dead_letters({0: Cursor(), 1: Cursor()}, max_letters=10)) == []
+    assert queue.read_dead_letters({0: Cursor(), 1: Cursor()}, max_letters=10) == []
     consumer.close()
 
 
@@ -254,11 +254,14 @@ def test_dead_letters_keep_everything(queue: Queue) -> None:
     assert batch is not None
     consumer.commit(batch, outputs=[], dead_letters=[letter(batch.events[0])])
 
-    found = list(queue.read_dead_letters({0: Cursor(), 1: Cursor()}, max_letters=10))
+    (entry,) = queue.read_dead_letters({0: Cursor(), 1: Cursor()}, max_letters=10)
 
-    assert found == [(partition_of("k"), letter(batch.events[0]))]
-    assert found[0][1].value == b"\x00bad"
+    assert (entry.partition, entry.letter) == (partition_of("k"), letter(batch.events[0]))
+    assert entry.letter.value == b"\x00bad"
     assert sum(position.lag for position in queue.positions()) == 0
+    assert queue.drop_dead_letter(entry.partition, entry.cursor)
+    assert not queue.drop_dead_letter(entry.partition, entry.cursor)
+    assert queue.read_dead_letters({0: Cursor(), 1: Cursor()}, max_letters=10) == []
     consumer.close()
 
 

@@ -85,7 +85,7 @@ def outputs(queue: SqliteQueue) -> list[dict[str, object]]:
 
 def dead_letters(queue: SqliteQueue) -> list[DeadLetter]:
     """Every dead letter."""
-    return [letter for _, letter in queue.read_dead_letters({0: Cursor()}, max_letters=1000)]
+    return [entry.letter for entry in queue.read_dead_letters({0: Cursor()}, max_letters=1000)]
 
 
 def test_answers_carry_id_version_and_place(queue: SqliteQueue, small_registry: Registry) -> None:
