@@ -101,7 +101,7 @@ def owned_mark(run_dir: Path) -> str:
 
 def marked_processes(run_dir: Path) -> list[psutil.Process]:
     """What `make serve` of this home started, other than this process and its ancestors, oldest first."""
-    return _processes(lambda mark: mark == str(run_dir))
+    return find_processes(lambda mark: mark == str(run_dir))
 
 
 def end_orphans(run_dir: Path) -> list[str]:
@@ -112,7 +112,7 @@ def end_orphans(run_dir: Path) -> list[str]:
 def end_owned(run_dir: Path) -> list[str]:
     """Ends the owners of this home's other Rays, then what is left of them; returns the names of what was left."""
     owners = set()
-    for process in _processes(lambda mark: mark.startswith(f"{run_dir}{_OWNER}")):
+    for process in find_processes(lambda mark: mark.startswith(f"{run_dir}{_OWNER}")):
         with contextlib.suppress(psutil.Error):
             owners.add(_owner(_mark(process.pid)))
     end_processes([owner for owner in owners if owner is not None], grace_s=30.0)
@@ -169,7 +169,8 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
-def _processes(belongs: Callable[[str], bool]) -> list[psutil.Process]:
+def find_processes(belongs: Callable[[str], bool]) -> list[psutil.Process]:
+    """Processes by their mark (empty where there is none), other than this one and its ancestors, oldest first."""
     mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     found = []
     for process in psutil.process_iter():
@@ -191,7 +192,7 @@ def _end_all(belongs: Callable[[str], bool]) -> list[str]:
     """Also those born meanwhile."""
     names: list[str] = []
     for _ in range(5):
-        processes = _processes(belongs)
+        processes = find_processes(belongs)
         if not processes:
             break
         for process in processes:

@@ -58,14 +58,7 @@ class Pool:
         return self._ray_processes()
 
     def _ray_processes(self) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(machine.MARK, "").startswith(str(self.home / "var" / "run")):
-                    found.append(process)
-            except (psutil.Error, OSError):
-                continue
-        return found
+        return machine.find_processes(lambda mark: mark.startswith(str(self.home / "var" / "run")))
 
 
 def write_settings(home: Path, *, registry: str, model: str, num_scorers: int) -> Path:
