@@ -1,6 +1,7 @@
 """Where a run's files stand before and after it is published.
 
-    <output>/.staging/<run id>/run/         what will be published: predictions/, rejects/, manifest.json, _SUCCESS
+    <output>/.staging/<run id>/run/         what will be published: predictions/, rejects/, units.jsonl, manifest.json,
+                                            _SUCCESS
     <output>/.staging/<run id>/receipts/    one for each finished unit: a killed run goes on from here
     <output>/runs/<run id>/                 a published run, complete from its first moment
     <output>/current.json                   names the newest published run
@@ -29,6 +30,7 @@ from zaphod.storage import Storage, open_storage
 
 SUCCESS = "_SUCCESS"
 MANIFEST = "manifest.json"
+UNITS = "units.jsonl"
 POINTER = "current.json"
 
 
@@ -144,11 +146,10 @@ class Staging:
 
     def data_files(self) -> list[str]:
         """The staged predictions and rejects, below the run's folder."""
-        return [
-            f"{folder}/{name}"
-            for folder in ("predictions", "rejects")
-            for name in self.storage.names(f"{self._run}/{folder}")
-        ]
+        selector = pafs.FileSelector(self.data.path, recursive=True, allow_not_found=True)
+        infos = [info for info in self.data.filesystem.get_file_info(selector) if info.type == pafs.FileType.File]
+        paths = [info.path.removeprefix(f"{self.data.path}/") for info in infos]
+        return sorted(path for path in paths if path.startswith(("predictions/", "rejects/")))
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -171,6 +172,28 @@ class Staging:
             yield
             Path(file.name).unlink()
 
+    def carry_over(self, run_id: str, files: Iterable[OutputFile]) -> bool:
+        """Brings files of a published run into this one; False when one is not there as it was.
+
+        On this machine both runs share them (hard links); a bucket copies them by itself.
+        """
+        filesystem, source = self.output.filesystem, self.output.child(f"runs/{run_id}")
+        for file in files:
+            if filesystem.get_file_info(f"{source}/{file.path}").size != file.bytes:
+                return False
+            target = self.data.child(file.path)
+            if not self.output.is_local:
+                filesystem.copy_file(f"{source}/{file.path}", target)
+                continue
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            Path(target).unlink(missing_ok=True)
+            Path(target).hardlink_to(f"{source}/{file.path}")
+        return True
+
+    def read_published(self, run_id: str, name: str) -> bytes:
+        """Raises: FileNotFoundError."""
+        return self.storage.read(f"runs/{run_id}/{name}")
+
     def drop(self, paths: Iterable[str]) -> None:
         """Removes staged files that are not to be published."""
         for path in paths:
@@ -178,14 +201,19 @@ class Staging:
             if self.data.filesystem.get_file_info(target).type == pafs.FileType.File:
                 self.data.filesystem.delete_file(target)
 
-    def publish(self, manifest: bytes) -> None:
+    def publish(self, manifest: bytes, receipts: Iterable[Receipt]) -> None:
         """Raises: BatchError when a run of the same id appeared meanwhile."""
+        # Without the seconds a run is the same however often it is done.
+        lines = [msgspec.json.encode(msgspec.structs.replace(receipt, seconds={})) for receipt in receipts]
+        self.storage.replace(f"{self._run}/{UNITS}", b"".join(line + b"\n" for line in lines))
         self.storage.replace(f"{self._run}/{MANIFEST}", manifest)
         self.storage.replace(f"{self._run}/{SUCCESS}", b"")
         if not self.output.is_local:
             return
         target = Path(self.output.child(self.published))
         target.parent.mkdir(parents=True, exist_ok=True)
+        # A run without a row to predict is an empty table, not a missing one.
+        Path(self.data.child("predictions")).mkdir(exist_ok=True)
         try:
             Path(self.data.path).rename(target)
         except OSError as error:
@@ -195,14 +223,14 @@ class Staging:
         _sync_folder(target.parent)
 
     def manifest(self) -> bytes:
-        return self.storage.read(f"{self.published}/{MANIFEST}")
+        return self.read_published(self.run_id, MANIFEST)
 
-    def is_current(self) -> bool:
+    def current(self) -> str | None:
+        """The id of the run that current.json names."""
         try:
-            pointer = msgspec.json.decode(self.storage.read(POINTER), type=Pointer)
+            return msgspec.json.decode(self.storage.read(POINTER), type=Pointer).run_id
         except (FileNotFoundError, msgspec.MsgspecError):
-            return False
-        return pointer.run_id == self.run_id
+            return None
 
     def make_current(self) -> None:
         """Readers that follow current.json see this run from here on."""

@@ -16,6 +16,9 @@ import pyarrow.fs as pafs
 
 from zaphod.errors import ConfigError
 
+# What Hive, Spark and pyarrow call the folder of a null.
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+
 
 @dataclass(frozen=True, slots=True)
 class Location:

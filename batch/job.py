@@ -12,6 +12,7 @@ import msgspec
 from rich.console import Console
 
 from batch import progress
+from batch.carry import carry_over
 from batch.commit import Receipt, Staging, now
 from batch.manifest import Manifest, Timing, make_manifest, task_seconds
 from batch.plan import Unit
@@ -60,9 +61,9 @@ class Clock:
 class Job:
     """One run of the driver.
 
-    open_executor: what brings units to receipts; entered only when a unit is left to do. Chosen by the seconds that the
-    rest of the job takes on one core, if these are known. on_step: told the name of
-    each step as it begins (`staging`, `scored`, `publishing`, `renamed`, `published`) and `unit` after each receipt.
+    open_executor: what brings units to receipts; entered only when a unit is left to do, and told how many seconds the
+    rest of the job takes on one core, if that is known. on_step: told the name of each step as it begins (`staging`,
+    `scored`, `publishing`, `renamed`, `published`) and `unit` after each receipt.
     """
 
     def __init__(
@@ -96,11 +97,20 @@ class Job:
             staging.forget_attempts()
             receipts = staging.receipts()
             resumed = len(receipts)
+            if receipts:
+                self._say(f"going on: {resumed} of {len(ready.plan.units)} units are finished already")
+            carried = carry_over(ready.plan, staging, receipts) if self._settings.incremental else 0
+            if carried:
+                self._say(
+                    f"incremental: {carried} of {len(ready.plan.units)} units have not changed since the last run"
+                )
+            before = set(receipts)
             self._score(ready, receipts)
             self._on_step("scored")
             self._settle(ready, receipts, staging)
-            manifest = self._sum_up(ready, receipts, resumed=resumed)
-            self._publish(manifest, staging)
+            mine = sum(receipt.rows_in for unit, receipt in receipts.items() if unit not in before)
+            manifest = self._sum_up(ready, receipts, rows=mine, resumed=resumed, carried=carried)
+            self._publish(manifest, receipts, staging)
         staging.clean()
         return self._outcome(manifest, staging, unchanged=False)
 
@@ -112,8 +122,6 @@ class Job:
         counts = Counts(total=ready.num_rows, exact=ready.plan.num_rows is not None)
         for receipt in receipts.values():
             counts = counts.plus(done=receipt.rows_in, rejected=receipt.rows_rejected)
-        if receipts:
-            self._console.print(f"going on: {len(receipts)} of {len(ready.plan.units)} units are finished already")
         seconds = None
         if ready.estimate is not None:
             seconds = ready.estimate.seconds(num_rows=counts.total - counts.done, num_tasks=1)
@@ -153,16 +161,19 @@ class Job:
         rejected = sum(receipt.rows_rejected for receipt in receipts.values())
         check_limits(Counts(total=done, done=done, rejected=rejected), self._settings)
 
-    def _sum_up(self, ready: Preflight, receipts: dict[str, Receipt], *, resumed: int) -> Manifest:
+    def _sum_up(
+        self, ready: Preflight, receipts: dict[str, Receipt], *, rows: int, resumed: int, carried: int
+    ) -> Manifest:
+        """rows: of the units that this job has scored itself."""
         seconds = self._clock.seconds.get("score", 0.0)
-        mine = list(receipts.values())[resumed:]
         timing = Timing(
             started=self._clock.started,
             finished=now(),
             seconds=self._clock.seconds,
             task_seconds=task_seconds(receipts.values()),
-            rows_per_s=round(sum(receipt.rows_in for receipt in mine) / seconds) if seconds else 0.0,
+            rows_per_s=round(rows / seconds) if seconds else 0.0,
             resumed_units=resumed,
+            carried_units=carried,
         )
         manifest = make_manifest(ready, self._settings, receipts.values(), timing=timing)
         planned = manifest.rows_in if ready.plan.num_rows is None else ready.plan.num_rows
@@ -173,9 +184,9 @@ class Job:
             )
         return manifest
 
-    def _publish(self, manifest: Manifest, staging: Staging) -> None:
+    def _publish(self, manifest: Manifest, receipts: dict[str, Receipt], staging: Staging) -> None:
         self._on_step("publishing")
-        staging.publish(manifest.to_json())
+        staging.publish(manifest.to_json(), [receipts[unit] for unit in sorted(receipts)])
         self._on_step("renamed")
         if self._settings.sample is None:
             staging.make_current()
@@ -183,11 +194,14 @@ class Job:
 
     def _finish_published(self, staging: Staging) -> Outcome:
         """A job that was killed between publishing and pointing is finished here."""
-        if self._settings.sample is None and not staging.is_current():
+        if self._settings.sample is None and staging.current() != staging.run_id:
             staging.make_current()
         staging.clean()
         manifest = msgspec.json.decode(staging.manifest(), type=Manifest)
         return self._outcome(manifest, staging, unchanged=True)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def _outcome(self, manifest: Manifest, staging: Staging, *, unchanged: bool) -> Outcome:
         run = f"{staging.output.uri}/{staging.published}"

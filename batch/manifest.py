@@ -39,6 +39,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
     seconds: wall time by phase of the driver. task_seconds: summed over the tasks of every attempt that finished.
     rows_per_s: rows of this job over its wall time of scoring. resumed_units: finished by earlier, killed jobs.
+    carried_units: taken over from the run before.
     """
 
     started: str
@@ -47,12 +48,14 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     task_seconds: dict[str, float]
     rows_per_s: float
     resumed_units: int
+    carried_units: int
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """All but `timing` is the same whenever and however often the run is done."""
 
     run_id: str
+    recipe: str
     model: ModelUsed
     settings: dict[str, object]
     rows_in: int
@@ -80,6 +83,7 @@ def make_manifest(
             problems[problem.field, problem.reason] += problem.rows
     return Manifest(
         run_id=ready.plan.run_id,
+        recipe=ready.plan.recipe,
         model=ModelUsed(
             name=ready.work.model,
             version=ready.work.version,

@@ -58,9 +58,10 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole job before it runs."""
+    """A whole job before it runs. recipe: a hash of all that decides a unit's result, but for its file."""
 
     run_id: str
+    recipe: str
     files: tuple[InputFile, ...]
     units: tuple[Unit, ...]
 
@@ -75,33 +76,24 @@ class Plan:
         return sum(file.size_bytes for file in self.files)
 
 
-def make_plan(files: Sequence[InputFile], settings: BatchSettings, *, model: str, bundle_sha256: str) -> Plan:
-    """The same files, model and settings give the same plan with the same run id, on any machine."""
+def make_plan(
+    files: Sequence[InputFile], settings: BatchSettings, *, model: str, bundle_sha256: str, kept: bytes = b""
+) -> Plan:
+    """The same files, model and settings give the same plan with the same run id, on any machine.
+
+    model: `name@version`. kept: the kept columns' names and types, serialized.
+    """
     ordered = tuple(sorted(files, key=lambda file: file.path))
     units = tuple(unit for file in ordered for unit in cut(file, unit_rows=settings.unit_rows))
     if settings.sample is not None:
         units = tuple(head(units, num_rows=settings.sample))
-    return Plan(run_id=run_id(ordered, settings, model=model, bundle_sha256=bundle_sha256), files=ordered, units=units)
-
-
-def run_id(files: Sequence[InputFile], settings: BatchSettings, *, model: str, bundle_sha256: str) -> str:
-    """`<model>-v<version>-<hash>`; the hash covers all that decides what the result is.
-
-    Limits, places and numbers of tasks are left out: they do not change a byte.
-    """
-    decisive = {
-        "layout": _LAYOUT,
-        "bundle": bundle_sha256,
-        "files": [[file.path, file.size_bytes, file.mtime_ns] for file in files],
-        "keep": settings.keep,
-        "on_corrupt": settings.on_corrupt,
-        "sample": settings.sample,
-        "csv": [settings.csv_delimiter, settings.csv_null_values],
-        "unit_rows": settings.unit_rows,
-        "batch_rows": settings.batch_rows,
-    }
-    digest = hashlib.blake2b(msgspec.json.encode(decisive), digest_size=8).hexdigest()
-    return f"{model.replace('@', '-v')}-{digest}"
+    # Limits, places and numbers of tasks are left out: they do not change a byte.
+    decisive: list[object] = [_LAYOUT, bundle_sha256, kept, settings.columns, settings.partition_by]
+    decisive += [settings.csv_delimiter, settings.csv_null_values, settings.unit_rows, settings.batch_rows]
+    recipe = _hash([*decisive, settings.keep])
+    identity: list[object] = [recipe, settings.sample, settings.on_corrupt]
+    identity += [[file.path, file.size_bytes, file.mtime_ns] for file in ordered]
+    return Plan(run_id=f"{model.replace('@', '-v')}-{_hash(identity)}", recipe=recipe, files=ordered, units=units)
 
 
 def cut(file: InputFile, *, unit_rows: int) -> Iterator[Unit]:
@@ -155,6 +147,10 @@ def head(units: Sequence[Unit], *, num_rows: int) -> Iterator[Unit]:
             return
         yield msgspec.structs.replace(unit, num_rows=min(unit.num_rows, left))
         left -= unit.num_rows
+
+
+def _hash(values: list[object]) -> str:
+    return hashlib.blake2b(msgspec.json.encode(values), digest_size=8).hexdigest()
 
 
 def _unit_name(path: str) -> str:

@@ -90,7 +90,11 @@ def preflight(settings: BatchSettings) -> Preflight:
     inspected = source.inspect(location, files, wanted, keep=settings.keep)
     kept = check_inputs(model.schema, inspected, settings)
     plan = make_plan(
-        [each.file for each in inspected], settings, model=f"{reference.name}@{version}", bundle_sha256=sha256
+        [each.file for each in inspected],
+        settings,
+        model=f"{reference.name}@{version}",
+        bundle_sha256=sha256,
+        kept=kept.serialize().to_pybytes(),
     )
     work = Work(
         input=location.uri,
@@ -103,6 +107,8 @@ def preflight(settings: BatchSettings) -> Preflight:
         kept=kept.serialize().to_pybytes(),
         csv_delimiter=settings.csv_delimiter,
         csv_null_values=settings.csv_null_values,
+        columns=settings.columns,
+        partition_by=settings.partition_by,
         on_corrupt=settings.on_corrupt,
         batch_rows=settings.batch_rows,
         max_attempts=settings.retries + 1,
@@ -189,7 +195,7 @@ def _time(unit: Unit, work: Work, model: Model, location: Location, *, num_rows:
         return None
     if batch is None or not len((decoded := check(model.schema, batch)).kept):
         return None
-    predicted = predict_decoded(model, decoded, keep_columns(batch.table, work.kept_schema))
+    predicted = predict_decoded(model, decoded, keep_columns(batch.table, work.kept_schema), columns=work.columns)
     seconds = time.perf_counter() - began
     return _Timed(batch.num_rows, seconds, bytes_per_row=predicted.nbytes / predicted.num_rows)
 

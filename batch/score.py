@@ -18,10 +18,10 @@ from batch.files import locate
 from batch.plan import Unit
 from batch.rows import Batch, CorruptFileError, Wanted, check
 from batch.settings import OnCorrupt
-from batch.writer import PartWriter
+from batch.writer import PartitionedWriter, PartWriter
 from zaphod import outputs
 from zaphod.columns import Decoded, Reject
-from zaphod.errors import ModelLoadError, SchemaMismatchError, ZaphodError
+from zaphod.errors import ConfigError, ModelLoadError, SchemaMismatchError, ZaphodError
 from zaphod.predictor import Predictor
 from zaphod.registry import Registry
 from zaphod.schema import Schema
@@ -39,6 +39,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     bundle_sha256: str
     kept: bytes
     """The kept columns' names and types: a serialized Arrow schema."""
+    columns: tuple[str, ...]
+    partition_by: tuple[str, ...]
     csv_delimiter: str
     csv_null_values: tuple[str, ...]
     on_corrupt: OnCorrupt
@@ -100,15 +102,28 @@ def score_unit(unit: Unit, work: Work) -> Receipt:
     return receipt
 
 
-def predict_decoded(model: Model, decoded: Decoded, kept: pa.Table) -> pa.Table:
-    """Kept columns, outputs and `model_version` of the rows that may be scored; at least one. Raises: ZaphodError."""
+def predict_decoded(model: Model, decoded: Decoded, kept: pa.Table, *, columns: Sequence[str]) -> pa.Table:
+    """Kept columns, outputs and `model_version` of the rows that may be scored; at least one.
+
+    columns: the outputs that are wanted; all when empty. Raises: ZaphodError.
+    """
     predicted = outputs.to_arrow(model.schema, model.predictor.predict(decoded.columns))
+    if columns:
+        predicted = select_outputs(predicted, columns)
     if decoded.rejects:
         kept = kept.take(pa.array(decoded.kept))
-    columns = dict(zip(kept.column_names, kept.columns, strict=True))
-    columns |= dict(zip(predicted.column_names, predicted.columns, strict=True))
-    columns["model_version"] = pa.repeat(pa.scalar(model.version, pa.int64()), len(decoded.kept))
-    return pa.table(columns)
+    table = dict(zip(kept.column_names, kept.columns, strict=True))
+    table |= dict(zip(predicted.column_names, predicted.columns, strict=True))
+    table["model_version"] = pa.repeat(pa.scalar(model.version, pa.int64()), len(decoded.kept))
+    return pa.table(table)
+
+
+def select_outputs(predicted: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Raises: ConfigError when the model has no such output."""
+    strange = [name for name in columns if name not in predicted.column_names]
+    if strange:
+        raise ConfigError(f"Expected columns among {predicted.column_names}, got {strange} - at `columns`")
+    return predicted.select(list(columns))
 
 
 def keep_columns(table: pa.Table, kept: pa.Schema | Sequence[str]) -> pa.Table:
@@ -141,7 +156,7 @@ def _score(unit: Unit, work: Work, model: Model) -> Receipt:
     seconds = _Seconds()
     kept_schema = work.kept_schema
     staging = Staging.open(work.output, work.run_id)
-    predictions = PartWriter(staging, f"predictions/{unit.id}.parquet")
+    predictions = PartitionedWriter(staging, "predictions", f"{unit.id}.parquet", partition_by=work.partition_by)
     rejects = PartWriter(staging, f"rejects/{unit.id}.parquet")
     problems: Counter[tuple[str, str]] = Counter()
     rows_in = 0
@@ -161,7 +176,7 @@ def _score(unit: Unit, work: Work, model: Model) -> Receipt:
                 rejects.write(_reject_table(unit, batch, decoded.rejects, kept), stack=stack)
             if len(decoded.kept):
                 with seconds.of("score"):
-                    predicted = predict_decoded(model, decoded, kept)
+                    predicted = predict_decoded(model, decoded, kept, columns=work.columns)
                 with seconds.of("write"):
                     predictions.write(predicted, stack=stack)
             rows_in += batch.num_rows
@@ -173,7 +188,7 @@ def _score(unit: Unit, work: Work, model: Model) -> Receipt:
         rows_in=rows_in,
         rows_out=predictions.num_rows,
         rows_rejected=rejects.num_rows,
-        files=tuple(file.written() for file in (predictions, rejects) if file.num_rows),
+        files=(*predictions.written(), *((rejects.written(),) if rejects.num_rows else ())),
         problems=tuple(Problem(field=name, reason=reason, rows=n) for (name, reason), n in sorted(problems.items())),
         seconds=seconds.spent,
     )

@@ -42,6 +42,16 @@ class BatchSettings(Settings):
     keep: tuple[str, ...] = ()
     """Input columns to carry into the predictions and the rejects: identifiers, times."""
 
+    columns: tuple[str, ...] = ()
+    """Outputs of the model to write, by their names in the predictions; none named means all."""
+
+    partition_by: tuple[str, ...] = ()
+    """Kept columns that become folders of the predictions, `country=DE/…`, and are left out of the files."""
+
+    incremental: bool = False
+    """Score only files that are new or changed since the run that `current.json` names, and carry the others' results
+    over. Another model version or another setting that changes results scores all."""
+
     max_rejected: pydantic.NonNegativeInt | None = None
     """More rejected rows than this fail the job: nothing is published, exit code 2."""
 
@@ -81,6 +91,13 @@ class BatchSettings(Settings):
 
     ray_env: Path = Path("configs/ray.env")
     """Ray's environment, for a job that starts its own Ray."""
+
+    @pydantic.model_validator(mode="after")
+    def _check_partitions(self) -> BatchSettings:
+        strange = [name for name in self.partition_by if name not in self.keep]
+        if strange:
+            raise ValueError(f"Expected partition_by among keep {list(self.keep)}, got {strange}")
+        return self
 
     @pydantic.field_validator("keep")
     @classmethod

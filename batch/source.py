@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from batch import delimited, jsonlines, parquet
-from batch.files import Location
+from batch.files import HIVE_NULL, Location
 from batch.plan import InputFile, Unit
 from batch.rows import Batch, CorruptFileError, Wanted
 from zaphod.errors import BatchError, ConfigError, SchemaMismatchError
@@ -30,8 +30,6 @@ _FORMATS = {
 
 # What Arrow raises for bytes that are not what they should be, and for a disk that fails.
 _READ_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
-
-_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +118,7 @@ def open_text(source: Location, path: str) -> pa.NativeFile:
 def partitions_of(path: str) -> dict[str, str | None]:
     """Columns that stand in the folders' names: `country=DE/part-0.parquet` has `country`."""
     named = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part]
-    return {name: None if value == _HIVE_NULL else urllib.parse.unquote(value) for name, value in named}
+    return {name: None if value == HIVE_NULL else urllib.parse.unquote(value) for name, value in named}
 
 
 def _read(source: Location, unit: Unit, path: str, wanted: Wanted, *, batch_rows: int) -> Iterator[Batch]:

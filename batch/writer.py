@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import urllib.parse
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch.commit import OutputFile, Staging
-from batch.files import HashingSink, write_whole
+from batch.files import HIVE_NULL, HashingSink, write_whole
 
 # Rows that are written at once: a reader wants row groups larger than a batch.
 _ROW_GROUP_ROWS = 131_072
@@ -49,6 +52,53 @@ class PartWriter:
         """After the stack has closed."""
         assert self._sink is not None
         return OutputFile(path=self._path, sha256=self._sink.sha256, bytes=self._sink.num_bytes, rows=self.num_rows)
+
+
+class PartitionedWriter:
+    """The files of a unit, one for each combination of values of some columns; a single one when there are none.
+
+    As many writers are open at once as the unit has combinations.
+    """
+
+    def __init__(self, staging: Staging, folder: str, name: str, *, partition_by: Sequence[str]) -> None:
+        self._staging = staging
+        self._folder = folder
+        self._name = name
+        self._partition_by = list(partition_by)
+        self._writers: dict[str, PartWriter] = {}
+
+    @property
+    def num_rows(self) -> int:
+        return sum(writer.num_rows for writer in self._writers.values())
+
+    def write(self, table: pa.Table, *, stack: contextlib.ExitStack) -> None:
+        if not self._partition_by:
+            self._writer(self._folder).write(table, stack=stack)
+            return
+        rest = table.drop_columns(self._partition_by)
+        keys = table.select(self._partition_by)
+        for values in keys.group_by(self._partition_by).aggregate([]).to_pylist():
+            # `==` is never true of nulls.
+            masks = [
+                pc.is_null(keys[name]) if value is None else pc.fill_null(pc.equal(keys[name], value), fill_value=False)
+                for name, value in values.items()
+            ]
+            folders = [f"{name}={_folder_of(value)}" for name, value in values.items()]
+            part = rest.filter(functools.reduce(pc.and_, masks))
+            self._writer("/".join([self._folder, *folders])).write(part, stack=stack)
+
+    def written(self) -> tuple[OutputFile, ...]:
+        """After the stack has closed."""
+        return tuple(self._writers[folder].written() for folder in sorted(self._writers))
+
+    def _writer(self, folder: str) -> PartWriter:
+        if folder not in self._writers:
+            self._writers[folder] = PartWriter(self._staging, f"{folder}/{self._name}")
+        return self._writers[folder]
+
+
+def _folder_of(value: object) -> str:
+    return HIVE_NULL if value is None else urllib.parse.quote(str(value), safe="")
 
 
 def _open_writer(sink: HashingSink, first: pa.Table) -> pq.ParquetWriter:
