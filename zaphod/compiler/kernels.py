@@ -38,7 +38,8 @@ def squared_distances(graph: Graph, x: str, points: Doubles) -> str:
     |x|^2 - 2 x.p + |p|^2 loses digits where both are far from the origin: all is moved to the points' centre first.
     """
     centre = points.mean(axis=0)
-    off = graph.add("Sub", x, centre)
+    # Beyond 1e153 squares overflow, and infinity less infinity is no distance; as far as that, all kernels are 0.
+    off = graph.add("Clip", graph.add("Sub", x, centre), np.array(-1e153), np.array(1e153))
     points = points - centre
     squares = graph.add("ReduceSumSquare", off, np.array([1]), keepdims=1)
     cross = graph.add("Gemm", off, np.ascontiguousarray(-2.0 * points.T), np.sum(points**2, axis=1))

@@ -129,6 +129,8 @@ def _splines(transformer: SplineTransformer, features: Features, scope: Scope) -
     steps: list[tuple[Step, ...]] = []
     for column, spline in zip(features.columns, transformer.bsplines_, strict=True):
         degree = spline.k
+        if (np.diff(spline.t[degree:-degree] if degree else spline.t) <= 0).any():
+            raise NotCompilable("SplineTransformer on a column that was constant in training has no converter")
         num_splines = spline.c.shape[1]
         inner = slice(degree, len(spline.t) - 1 - degree)
         starts = tuple(spline.t[inner].tolist())
