@@ -49,6 +49,10 @@ class Source:
             raise ConfigError(f"Cannot read {path}: its name ends in neither .parquet nor .csv. Convert it to Parquet.")
         return cls(path=str(path), files=files)
 
+    def column_names(self) -> list[str]:
+        """Of the first file. Raises: InvalidInputError when it cannot be read."""
+        return _names(self.files[0])
+
     def identity(self) -> DataIdentity:
         """Reads every byte once."""
         digests = [_sha256(entry) for entry in self.files]
@@ -86,15 +90,20 @@ class Source:
                 ) from error
 
 
-def _chosen(entry: Path, *, columns: Sequence[str], optional: Sequence[str]) -> list[str]:
+def _names(entry: Path) -> list[str]:
     try:
         if entry.suffix == ".parquet":
-            present = pq.read_schema(entry).names
+            names: list[str] = pq.read_schema(entry).names
         else:
-            with pacsv.open_csv(entry, read_options=pacsv.ReadOptions(block_size=1 << 20)) as reader:
-                present = reader.schema.names
+            with pacsv.open_csv(entry) as reader:
+                names = reader.schema.names
     except (pa.ArrowInvalid, OSError) as error:
         raise InvalidInputError(f"Expected {entry.suffix[1:]} that can be read, got another - in {entry}") from error
+    return names
+
+
+def _chosen(entry: Path, *, columns: Sequence[str], optional: Sequence[str]) -> list[str]:
+    present = _names(entry)
     missing = [name for name in columns if name not in present]
     if missing:
         raise SchemaMismatchError(

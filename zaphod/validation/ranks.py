@@ -53,11 +53,17 @@ def compare_auc(
     by_positive, by_negative = a[0] - b[0], a[1] - b[1]
     difference = float(by_positive.mean())
     variance = by_positive.var(ddof=1) / len(by_positive) + by_negative.var(ddof=1) / len(by_negative)
+    return z_test(difference, float(variance))
+
+
+def z_test(difference: float, variance: float) -> PairedTest:
+    """A difference that is about normal around 0 when there is none."""
     if variance == 0:
-        return PairedTest(difference=difference, variance=0.0, statistic=0.0, p_value=1.0 if difference == 0 else 0.0)
+        p_value = 1.0 if difference == 0 else 0.0
+        return PairedTest(difference=difference, variance=0.0, statistic=0.0, p_value=p_value)
     z = difference / math.sqrt(variance)
     return PairedTest(
-        difference=difference, variance=float(variance), statistic=z, p_value=float(2 * scipy.stats.norm.sf(abs(z)))
+        difference=difference, variance=variance, statistic=z, p_value=float(2 * scipy.stats.norm.sf(abs(z)))
     )
 
 

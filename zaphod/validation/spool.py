@@ -54,12 +54,15 @@ class Spool:
             file.write(packed[ends[i] : ends[i + 1]].tobytes())
         self.num_rows += rows.num_rows
 
+    def num_shards(self, *, shard_rows: int) -> int:
+        """How many `shards` gives at most: a bucket may stay empty."""
+        most = max(1, min(shard_rows, _MAX_SHARD_NUMBERS // self._numbers))
+        return max(1, min(_NUM_BUCKETS, math.ceil(self.num_rows / most)))
+
     def shards(self, *, shard_rows: int) -> Iterator[Rows]:
         """All rows, in shards of about shard_rows or fewer; one shard when they fit into one. No more writing."""
         self._stack.close()
-        most = max(1, min(shard_rows, _MAX_SHARD_NUMBERS // self._numbers))
-        num_shards = min(_NUM_BUCKETS, math.ceil(self.num_rows / most))
-        for paths in np.array_split(np.array(self._paths, dtype=object), max(num_shards, 1)):
+        for paths in np.array_split(np.array(self._paths, dtype=object), self.num_shards(shard_rows=shard_rows)):
             packed = np.concatenate([np.fromfile(path, dtype=self._row) for path in paths])
             if len(packed):
                 yield unpack(self._shape, packed["numbers"], packed["codes"])

@@ -1,0 +1,253 @@
+"""The pictures of the report, each from what validation.json holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from zaphod.validation.calibration import Calibration
+from zaphod.validation.drift import FieldDrift
+from zaphod.validation.measured import Role
+from zaphod.validation.pictures import Curve, Histogram, ResidualBand
+from zaphod.validation.slices import SliceReport
+from zaphod.validation.svg import Frame, ticks
+
+_MAX_SLICES = 18
+_MAX_FIELDS = 18
+_ROW_PX = 24
+_UNIT_TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def curve_plot(
+    curves: Sequence[Curve],
+    roles: Sequence[Role],
+    labels: Sequence[str],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    chance: float | None,
+    legend_below: bool,
+) -> str:
+    """ROC or precision-recall curves of every model. chance: the level of a guess; None draws the diagonal."""
+    frame = Frame.make(title, x=(0, 1), y=(0, 1.0))
+    frame.axes(x_label=x_label, y_label=y_label, x_ticks=_UNIT_TICKS, y_ticks=_UNIT_TICKS)
+    frame.path((0, 1), (0, 1) if chance is None else (chance, chance), css="line chance")
+    for curve in reversed(curves):
+        if roles[curve.model] is not Role.DUMMY:
+            frame.path(curve.x, curve.y, css=f"line {roles[curve.model]}")
+    entries = [(f"line {role}", label) for role, label in zip(roles, labels, strict=True) if role is not Role.DUMMY]
+    entries.append(("line chance", "guessing"))
+    x, y = (frame.x(0.52), frame.y(0.3)) if legend_below else (frame.x(0.04), frame.y(0.3))
+    frame.legend(entries, x=x, y=y)
+    return frame.render()
+
+
+def calibration_plot(calibration: Calibration, champion: Calibration | None) -> str:
+    """Observed against predicted, with the interval of each bin; the frame ends where the predictions end."""
+    bins = calibration.bins
+    top = max(max(one.predicted for one in bins), max(one.high for one in bins))
+    end = 1.0 if top > 0.5 else top * 1.1
+    frame = Frame.make("calibration", x=(0, end), y=(0, end))
+    frame.axes(x_label="predicted probability (mean of bin)", y_label="observed share")
+    frame.path((0, end), (0, end), css="line chance")
+    xs = [one.predicted for one in bins]
+    frame.area(xs, [one.low for one in bins], [min(one.high, end) for one in bins], css="band candidate")
+    if champion is not None:
+        shown = [one for one in champion.bins if one.predicted <= end and one.observed <= end]
+        frame.path([one.predicted for one in shown], [one.observed for one in shown], css="line champion")
+    frame.path(xs, [one.observed for one in bins], css="line candidate")
+    for one in bins:
+        frame.dot(one.predicted, one.observed, css="dot candidate")
+    entries = [("line candidate", "this version"), ("line chance", "perfect")]
+    if champion is not None:
+        entries.insert(1, ("line champion", "champion"))
+    frame.legend(entries, x=frame.x(end * 0.05), y=frame.y(end * 0.94))
+    return frame.render()
+
+
+def histogram_plot(histograms: Sequence[Histogram], *, x_label: str, css: Sequence[str]) -> str:
+    """Each histogram as shares of its own rows, one over the other."""
+    edges = histograms[0].edges
+    shares = [[count / max(sum(one.counts), 1) for count in one.counts] for one in histograms]
+    top = max(max(one) for one in shares) * 1.08 or 1.0
+    frame = Frame.make(x_label, x=(edges[0], edges[-1]), y=(0, top))
+    frame.axes(x_label=x_label, y_label="share of rows")
+    for one, name in zip(shares, css, strict=True):
+        for low, high, share in zip(edges, edges[1:], one, strict=False):
+            if share:
+                frame.bar(low, high, 0, share, css=f"fill {name}")
+    if len(histograms) > 1:
+        entries = [
+            (f"swatch {name}", f"{one.label} ({sum(one.counts):,})") for one, name in zip(histograms, css, strict=True)
+        ]
+        frame.legend(entries, x=frame.x.end - 150, y=frame.y.end + 12)
+    else:
+        frame.line(frame.x(0), frame.y.end, frame.x(0), frame.y.start, css="line chance")
+    return frame.render()
+
+
+def confusion_plot(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
+    """Rows: truth; columns: label given; shaded by the share of each true class."""
+    size = len(matrix)
+    frame = Frame.make("confusion matrix", x=(0, size), y=(0, size), left=110, bottom=64)
+    cell_x, cell_y = (frame.x.end - frame.x.start) / size, (frame.y.start - frame.y.end) / size
+    css = "cell-text" if size <= 6 else "cell-text small"
+    for i, row in enumerate(matrix):
+        total = max(sum(row), 1)
+        y = frame.y.end + i * cell_y
+        frame.text(frame.x.start - 10, y + cell_y / 2 + 4, _clip(labels[i], 12), css="tick", anchor="end")
+        for j, count in enumerate(row):
+            x = frame.x.start + j * cell_x
+            frame.box(x + 1, y + 1, cell_x - 2, cell_y - 2, css="cell")
+            frame.box(x + 1, y + 1, cell_x - 2, cell_y - 2, css="fill-solid candidate", opacity=0.75 * count / total)
+            if size <= 10:
+                frame.text(
+                    x + cell_x / 2, y + cell_y / 2 + (0 if size <= 5 else 4), f"{count:,}", css=css, anchor="middle"
+                )
+            if size <= 5:
+                share = f"{count / total:.1%}"
+                frame.text(x + cell_x / 2, y + cell_y / 2 + 17, share, css="tick", anchor="middle")
+    for j in range(size):
+        x = frame.x.start + (j + 0.5) * cell_x
+        frame.text(x, frame.y.start + 18, _clip(labels[j], max(4, 60 // size)), css="tick", anchor="middle")
+    frame.axes(x_label="label given", y_label="truth", x_ticks=(), y_ticks=())
+    return frame.render()
+
+
+def scatter_plot(points: Sequence[tuple[float, float]]) -> str:
+    """True against predicted values."""
+    everything = [value for point in points for value in point]
+    low, high = min(everything), max(everything)
+    margin = (high - low) * 0.04 or 0.5
+    frame = Frame.make("truth against prediction", x=(low - margin, high + margin), y=(low - margin, high + margin))
+    frame.axes(x_label="predicted", y_label="true")
+    frame.path((low, high), (low, high), css="line chance")
+    for predicted, true in points:
+        frame.dot(predicted, true, css="point candidate", radius=2.6)
+    return frame.render()
+
+
+def residual_plot(bands: Sequence[ResidualBand]) -> str:
+    """Quantiles of the residuals over the range of predictions: a good model's are level, centred and even."""
+    xs = [one.predicted for one in bands]
+    low, high = min(one.quantiles[0] for one in bands), max(one.quantiles[4] for one in bands)
+    margin = (high - low) * 0.06 or 0.5
+    frame = Frame.make("residuals", x=_spread(xs), y=(low - margin, high + margin))
+    frame.axes(x_label="predicted", y_label="truth minus prediction")
+    frame.area(xs, [one.quantiles[0] for one in bands], [one.quantiles[4] for one in bands], css="band candidate")
+    frame.area(xs, [one.quantiles[1] for one in bands], [one.quantiles[3] for one in bands], css="band candidate")
+    frame.path(_spread(xs), (0, 0), css="line chance")
+    frame.path(xs, [one.quantiles[2] for one in bands], css="line candidate")
+    frame.legend(
+        [
+            ("line candidate", "median"),
+            ("swatch candidate strong", "half of the rows"),
+            ("swatch candidate", "nine in ten"),
+        ],
+        x=frame.x.start + 14,
+        y=frame.y.end + 14,
+    )
+    return frame.render()
+
+
+def slice_plot(report: SliceReport) -> str:
+    """The worst slices with their simultaneous intervals, and the whole holdout as a line."""
+    shown = report.slices[:_MAX_SLICES]
+    values = [bound for one in shown for bound in (one.low, one.high)]
+    if report.overall is not None:
+        values.append(report.overall)
+    low, high = min(values), max(values)
+    margin = (high - low) * 0.05 or 0.5
+    height = _ROW_PX * len(shown) + 74
+    frame = Frame.make(
+        "slices", x=(low - margin, high + margin), y=(0, len(shown)), width=1140, height=height, left=330, right=330
+    )
+    frame.axes(x_label=report.metric.title, y_label="", y_ticks=())
+    if report.overall is not None:
+        frame.line(frame.x(report.overall), frame.y.end, frame.x(report.overall), frame.y.start, css="line chance")
+    for i, one in enumerate(shown):
+        at = len(shown) - i - 0.5
+        surely_worse = one.drop_low > 0
+        css = "bad" if surely_worse else "candidate"
+        y = frame.y(at)
+        frame.text(
+            frame.x.start - 12,
+            y + 4,
+            f"{_clip(one.field, 20)}: {_clip(one.label, 22)}",
+            css="tick strong",
+            anchor="end",
+        )
+        frame.line(frame.x(one.low), y, frame.x(one.high), y, css=f"line {css}")
+        frame.dot(one.value, at, css=f"dot {css}", radius=4.5)
+        versus = "" if one.champion_gain is None else f"  vs champion {one.champion_gain:+.3f}"
+        frame.text(
+            frame.x.end + 14, y + 4, f"{one.value:.3f}   {one.num_rows:,} rows{versus}", css="tick", anchor="start"
+        )
+    return frame.render()
+
+
+def drift_plot(drift: Sequence[FieldDrift], *, limit: float | None) -> str:
+    """PSI of each field and output, the largest first, with what chance alone would give."""
+    shown = sorted(drift, key=lambda one: -one.psi)[:_MAX_FIELDS]
+    top = max([one.psi for one in shown] + [one.noise for one in shown] + ([] if limit is None else [limit])) * 1.08
+    frame = Frame.make(
+        "drift", x=(0, top), y=(0, len(shown)), width=1140, height=_ROW_PX * len(shown) + 74, left=330, right=330
+    )
+    frame.axes(x_label="population stability index, training to holdout", y_label="", y_ticks=())
+    for i, one in enumerate(shown):
+        at = len(shown) - i - 0.5
+        y = frame.y(at)
+        over = limit is not None and one.psi > max(limit, one.noise)
+        name = f"{_clip(one.name, 30)}{' (prediction)' if one.is_output else ''}"
+        frame.text(frame.x.start - 12, y + 4, name, css="tick strong", anchor="end")
+        frame.bar(0, one.psi, at - 0.3, at + 0.3, css=f"fill {'bad' if over else 'candidate'}")
+        frame.line(frame.x(one.noise), y - 10, frame.x(one.noise), y + 10, css="noise")
+        frame.text(frame.x.end + 14, y + 4, f"{one.psi:.3f}   chance up to {one.noise:.3f}", css="tick")
+    if limit is not None:
+        frame.line(frame.x(limit), frame.y.end, frame.x(limit), frame.y.start, css="line limit")
+        frame.text(frame.x(limit) + 6, frame.y.end + 10, f"limit {limit:g}", css="tick")
+    return frame.render()
+
+
+def bins_plot(drift: FieldDrift) -> str:
+    """One field's shares in training and in the holdout, bin by bin."""
+    bins = drift.bins[:16]
+    top = max(max(one.training, one.current) for one in bins) * 1.08
+    frame = Frame.make(drift.name, x=(0, len(bins)), y=(0, top), height=300, bottom=96)
+    frame.axes(x_label="", y_label="share of rows", x_ticks=(), y_ticks=ticks(0, top, most=4))
+    for i, one in enumerate(bins):
+        frame.bar(i + 0.12, i + 0.5, 0, one.training, css="fill-solid muted")
+        frame.bar(i + 0.5, i + 0.88, 0, one.current, css="fill-solid candidate")
+        x = frame.x(i + 0.5)
+        frame.parts.append(
+            f'<text class="tick" text-anchor="end" transform="translate({x + 4:.1f} {frame.y.start + 14:.1f}) '
+            f'rotate(-32)">{_escaped(_clip(one.label, 16))}</text>'
+        )
+    frame.legend([("swatch muted", "training"), ("swatch candidate strong", "holdout")], x=frame.x.end - 90, y=22)
+    return frame.render()
+
+
+def interval_bar(value: float, low: float, high: float, *, limit: float) -> str:
+    """A small interval beside zero, for a table cell: gains over another model."""
+    frame = Frame.make("gain", x=(-limit, limit), y=(0, 1), width=150, height=20, left=4, right=4, top=2, bottom=2)
+    frame.line(frame.x(0), 1, frame.x(0), 19, css="axis")
+    css = "good" if low > 0 else "bad" if high < 0 else "unsure"
+    frame.line(frame.x(max(low, -limit)), 10, frame.x(min(high, limit)), 10, css=f"line {css}")
+    if math.isfinite(value):
+        frame.dot(max(-limit, min(limit, value)), 0.5, css=f"dot {css}", radius=3.5)
+    return frame.render()
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    margin = (high - low) * 0.03 or 0.5
+    return low - margin, high + margin
+
+
+def _clip(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

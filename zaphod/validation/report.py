@@ -1,0 +1,309 @@
+"""The report: one HTML file that needs nothing else, made from validation.json and the bundle alone."""
+
+from __future__ import annotations
+
+import html
+import importlib.resources
+
+from zaphod.bundle import Bundle
+from zaphod.validation import plots
+from zaphod.validation.card import domain, shown
+from zaphod.validation.gate import Check
+from zaphod.validation.measured import Comparison, Measured, Role
+from zaphod.validation.results import Validation
+from zaphod.validation.rows import Kind
+from zaphod.validation.settings import ValidationSettings
+
+_ROLE_TITLES = {
+    Role.CANDIDATE: "this version",
+    Role.CHAMPION: "champion",
+    Role.LINEAR: "linear baseline",
+    Role.DUMMY: "dummy",
+}
+_DRIFTED_SHOWN = 2
+
+
+def render_report(validation: Validation, bundle: Bundle) -> str:
+    """The whole page."""
+    settings = ValidationSettings.model_validate_json(bytes(validation.settings))
+    style = importlib.resources.files("zaphod.validation").joinpath("static/report.css").read_text()
+    title = f"{bundle.name}@{bundle.version}"
+    body = "".join(
+        [
+            _head(validation, title),
+            _tiles(validation),
+            _checks(validation),
+            _metrics(validation),
+            _pictures(validation, bundle),
+            _slices(validation),
+            _drift(validation, settings),
+            _card(validation, bundle),
+            _notes(validation, settings),
+        ]
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Validation of {_text(title)}</title><style>{style}</style></head>"
+        f"<body><main>{body}</main></body></html>\n"
+    )
+
+
+def _head(validation: Validation, title: str) -> str:
+    verdict = validation.verdict
+    badge = (
+        '<span class="badge passed">passed</span>'
+        if verdict.passed
+        else '<span class="badge failed">did not pass</span>'
+    )
+    holdout = validation.holdout
+    against = (
+        f"compared with champion version {validation.champion.version}"
+        if validation.comparison(Role.CHAMPION) is not None and validation.champion is not None
+        else f"not compared with a champion: {validation.champion_note}"
+    )
+    reasons = "".join(f"<li>{_code(reason)}</li>" for reason in verdict.reasons)
+    return (
+        f'<div class="top"><h1>{_text(title)}</h1>{badge}</div>'
+        f'<p class="soft">{holdout.num_rows:,} rows of <code>{_text(holdout.data.path)}</code>, {_text(against)}. '
+        f"{_text(validation.created)}, zaphod {_text(validation.zaphod_version)}, {validation.seconds:.1f} s.</p>"
+        + (f'<div class="card reasons"><h3>Why not</h3><ul>{reasons}</ul></div>' if reasons else "")
+    )
+
+
+def _tiles(validation: Validation) -> str:
+    against = validation.comparison(Role.CHAMPION)
+    tiles = []
+    for i, one in enumerate(validation.models[0].metrics[:4]):
+        interval = one.interval
+        line = "unknown" if interval.low is None else f"{interval.low:.4g} to {interval.high:.4g}"
+        gain = "" if against is None else f"gain over champion {shown(against.gains[i])}"
+        tiles.append(_tile(one.metric.title, "–" if interval.value is None else f"{interval.value:.4g}", line, gain))
+    latency = validation.latency
+    tiles.append(
+        _tile("one row, p99", f"{latency.p99_ms:.3g} ms", f"median {latency.p50_ms:.3g} ms", f"engine {latency.engine}")
+    )
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _tile(title: str, figure: str, *lines: str) -> str:
+    soft = "".join(f'<div class="soft">{_text(line)}</div>' for line in lines if line)
+    return (
+        f'<div class="tile"><div class="soft">{_text(title)}</div><div class="figure">{_text(figure)}</div>{soft}</div>'
+    )
+
+
+def _checks(validation: Validation) -> str:
+    rows = "".join(_check_row(check) for check in validation.verdict.checks)
+    return f"<h2>Checks</h2>{_table(('check', '', 'what was found'), rows)}"
+
+
+def _check_row(check: Check) -> str:
+    return (
+        f'<tr><td>{_text(check.name)}</td><td><span class="badge {check.status}">{check.status}</span></td>'
+        f"<td>{_code(check.detail)}</td></tr>"
+    )
+
+
+def _metrics(validation: Validation) -> str:
+    others = validation.comparisons
+    head = ["metric", "this version"]
+    for one in others:
+        head += (
+            [_ROLE_TITLES[one.role], f"gain over {_ROLE_TITLES[one.role]}", ""]
+            if one.role is Role.CHAMPION
+            else [_ROLE_TITLES[one.role]]
+        )
+    rows = []
+    for i, measured in enumerate(validation.models[0].metrics):
+        arrow = "↑" if measured.metric.higher_is_better else "↓"
+        cells = [f"<td>{_text(measured.metric.title)} {arrow}</td>", _number(measured)]
+        for comparison in others:
+            model = validation.model(comparison.role)
+            cells.append(_number(model.metrics[i]) if model else "<td></td>")
+            if comparison.role is Role.CHAMPION:
+                cells += [_number(comparison.gains[i]), f"<td>{_gain_bar(comparison, i)}</td>"]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    tests = "".join(
+        f'<p class="soft">{_text(test.name)} test against the champion: {_text(test.detail)}; '
+        f"statistic {test.statistic:.3f}, p = {_p(test.p_value)}.</p>"
+        for one in others
+        for test in one.tests
+    )
+    note = f'<p class="soft">Baselines: {_text(validation.baseline_note)}.</p>'
+    return f"<h2>Metrics</h2>{_table(tuple(head), ''.join(rows), below=tests + note)}"
+
+
+def _number(measured: Measured) -> str:
+    interval = measured.interval
+    if interval.value is None:
+        return '<td class="number">unknown</td>'
+    spread = "" if interval.low is None else f'<br><span class="soft">{interval.low:.4g} to {interval.high:.4g}</span>'
+    return f'<td class="number">{interval.value:.4g}{spread}</td>'
+
+
+def _gain_bar(comparison: Comparison, position: int) -> str:
+    interval = comparison.gains[position].interval
+    if interval.value is None or interval.low is None or interval.high is None:
+        return ""
+    limit = max(abs(interval.low), abs(interval.high)) * 1.25 or 1.0
+    return plots.interval_bar(interval.value, interval.low, interval.high, limit=limit)
+
+
+def _pictures(validation: Validation, bundle: Bundle) -> str:
+    pictures, roles = validation.pictures, [one.role for one in validation.models]
+    titles = [_legend(validation, role) for role in roles]
+    cards: list[str] = []
+    if pictures.roc:
+        roc = plots.curve_plot(
+            pictures.roc, roles, titles, title="ROC", x_label="false positive rate", y_label="true positive rate",
+            chance=None, legend_below=True,
+        )  # fmt: skip
+        cards.append(_figure("ROC curve", "How many positives are found for how many false alarms.", roc))
+        share = sum(pictures.confusion[1]) / max(validation.holdout.num_rows, 1)
+        curve = plots.curve_plot(
+            pictures.precision_recall, roles, titles, title="precision and recall", x_label="recall",
+            y_label="precision", chance=share, legend_below=False,
+        )  # fmt: skip
+        cards.append(_figure("Precision and recall", f"{share:.3g} of the rows are positive.", curve))
+    cards += _calibration(validation)
+    if pictures.scores:
+        labels = ("wrong", "right") if validation.kind is Kind.MULTICLASS else ("negative", "positive")
+        x_label = {
+            Kind.BINARY: f"probability of {bundle.schema.output.classes[-1]}" if bundle.schema.output.classes else "",
+            Kind.MULTICLASS: "probability of the label given",
+        }.get(validation.kind, "abnormality")
+        plot = plots.histogram_plot(pictures.scores, x_label=x_label, css=("muted", "candidate"))
+        cards.append(_figure("Scores", f"Of {labels[0]} and {labels[1]} rows, each as shares of its own.", plot))
+    if pictures.confusion:
+        names = [str(label) for label in bundle.schema.output.classes] or ["inlier", "outlier"]
+        plot = plots.confusion_plot(pictures.confusion, names)
+        cards.append(
+            _figure("Confusion matrix", "Rows by truth and label given; shaded by share of the true class.", plot)
+        )
+    if pictures.points:
+        cards.append(_figure("Truth and prediction", "Some of the rows.", plots.scatter_plot(pictures.points)))
+    if pictures.bands:
+        cards.append(
+            _figure("Residuals by prediction", "Quantiles in bins of equal size.", plots.residual_plot(pictures.bands))
+        )
+    if pictures.residuals:
+        plot = plots.histogram_plot(pictures.residuals, x_label="truth minus prediction", css=("candidate",))
+        cards.append(_figure("Residuals", "The outermost 0.2 % are in the outermost bars.", plot))
+    return f'<h2>Pictures</h2><div class="grid">{"".join(cards)}</div>'
+
+
+def _legend(validation: Validation, role: Role) -> str:
+    model = validation.model(role)
+    value = model.metrics[0].interval.value if model else None
+    return _ROLE_TITLES[role] if value is None else f"{_ROLE_TITLES[role]} ({value:.3f})"
+
+
+def _calibration(validation: Validation) -> list[str]:
+    mine = validation.models[0].calibration
+    if mine is None:
+        return []
+    champion = validation.model(Role.CHAMPION)
+    plot = plots.calibration_plot(mine, None if champion is None else champion.calibration)
+    text = (
+        f"Expected calibration error {mine.ece:.4f} (by chance up to {mine.ece_noise:.4f}); Spiegelhalter z "
+        f"{mine.spiegelhalter_z:+.2f}, p = {_p(mine.spiegelhalter_p)}."
+    )
+    return [_figure("Calibration", text, plot)]
+
+
+def _slices(validation: Validation) -> str:
+    report = validation.slices
+    if not report.slices:
+        return ""
+    text = (
+        f"The worst of {len(report.slices)} slices with at least {report.min_rows} rows, each against all other rows; "
+        f"intervals hold for all of them together, red is surely worse. {report.num_small} smaller ones are left out. "
+        "The dashed line is the whole holdout."
+    )
+    return f"<h2>Slices</h2>{_figure('', text, plots.slice_plot(report))}"
+
+
+def _drift(validation: Validation, settings: ValidationSettings) -> str:
+    if validation.drift is None:
+        return ""
+    text = (
+        "How far the holdout is from the rows the model was trained on. The black tick is what chance alone stays "
+        "under in 99 of 100 holdouts, all fields together."
+    )
+    bars = _figure("", text, plots.drift_plot(validation.drift, limit=settings.psi_at_most))
+    worst = sorted(validation.drift, key=lambda one: one.noise - one.psi)[:_DRIFTED_SHOWN]
+    details = "".join(_figure(one.name, f"PSI {one.psi:.3f}", plots.bins_plot(one)) for one in worst)
+    return f'<h2>Drift from training</h2>{bars}<div class="grid" style="margin-top:14px">{details}</div>'
+
+
+def _card(validation: Validation, bundle: Bundle) -> str:
+    manifest, holdout = bundle.manifest, validation.holdout
+    changes = "; ".join(
+        f"{change.where} {change.what}{' (breaks callers)' if change.breaks else ''}"
+        for change in validation.schema_changes
+    )
+    left_out = (
+        f"{holdout.num_rejected:,} break the schema, {holdout.num_champion_rejected:,} only the champion's, "
+        f"{holdout.num_unlabelled:,} have no label"
+    )
+    facts = [
+        ("description", manifest.description or "not stated"),
+        ("task", f"{bundle.schema.output.task}, engine {manifest.engine}"),
+        ("packaged", f"{manifest.created}, source {manifest.source_revision or 'unknown'}"),
+        ("bundle", f"sha256 {bundle.sha256}, {validation.bundle_bytes / 1e6:.3g} MB"),
+        ("holdout", f"sha256 {holdout.data.sha256}, {holdout.data.num_files} file(s)"),
+        ("truth", ", ".join(holdout.targets)),
+        ("rows left out", left_out),
+        ("schema, from the champion's", changes or "no change"),
+    ]  # fmt: skip
+    rows = "".join(f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>" for name, value in facts)
+    fields = "".join(
+        f"<tr><td><code>{_text(field.name)}</code></td><td>{field.dtype}</td>"
+        f"<td>{'yes' if field.required else 'no'}</td>"
+        f"<td>{_text(domain(field))}</td><td>{_text(field.description)}</td></tr>"
+        for field in bundle.schema.fields
+    )
+    return (
+        f'<h2>Model card</h2><div class="card wide key"><table>{rows}</table></div>'
+        f'<div style="margin-top:14px">{_table(("field", "type", "required", "domain", "description"), fields)}</div>'
+    )
+
+
+def _notes(validation: Validation, settings: ValidationSettings) -> str:
+    how = (
+        "percentile bootstrap over rows"
+        if validation.num_shards == 1
+        else f"bag of little bootstraps over {validation.num_shards} random shards of the rows"
+    )
+    machine = _text(validation.latency.machine)
+    return (
+        f'<p class="note">Intervals are two-sided at {settings.confidence:.0%}: {how}, {settings.replicates:,} '
+        f"resampled tables, seed {settings.seed}; every model meets the same resampled rows. “Surely” means that the "
+        f"interval says so. Latency: {validation.latency.num_calls:,} calls of one row, JSON decoding included, "
+        f"on {machine}.</p>"
+    )
+
+
+def _figure(title: str, text: str, svg: str) -> str:
+    head = f"<h3>{_text(title)}</h3>" if title else ""
+    return f'<div class="card">{head}<p class="soft">{_text(text)}</p>{svg}</div>'
+
+
+def _table(head: tuple[str, ...], rows: str, *, below: str = "") -> str:
+    cells = "".join(f"<th>{_text(name)}</th>" for name in head)
+    return f'<div class="card wide"><table><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table>{below}</div>'
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+
+
+def _text(text: str) -> str:
+    return html.escape(text)
+
+
+def _code(text: str) -> str:
+    """Text with `names` in backticks set as code."""
+    parts = html.escape(text).split("`")
+    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
