@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import typing
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import pandas as pd
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -14,10 +14,12 @@ from rich.table import Table
 from zaphod.bundle import PARITY
 from zaphod.commands.options import DEFAULT_REGISTRY, RegistryOption, parse_version
 from zaphod.errors import PackagingError
-from zaphod.inference import infer_fields, infer_schema
-from zaphod.packaging import Packaged
 from zaphod.registry import Registry
 from zaphod.schema import Field, Schema, check_name
+
+if typing.TYPE_CHECKING:
+    # Seconds to import, and only what packages needs them.
+    import pandas as pd
 
 _Source = Annotated[
     str, typer.Argument(help="a .skops, .onnx, .joblib or .pkl file, or models:/name@alias or runs:/… of MLflow")
@@ -53,7 +55,6 @@ def package(
     opened = Registry.open(registry)
     console = Console()
     with console.status("compiling and comparing"):
-        made: Packaged
         if loaded.onnx is not None:
             made = package_onnx(
                 loaded.onnx, name=name, sample=sample, registry=opened, schema=given, nullable=nullable or (),
@@ -77,6 +78,7 @@ def schema(
 ) -> None:
     """Writes the schema that a sample suggests, to be read, edited and given to `package`."""
     from zaphod.given_onnx import infer_onnx_output
+    from zaphod.inference import infer_fields, infer_schema
     from zaphod.sources import load_source
 
     sample = read_sample(data, without=target or [])
@@ -115,6 +117,8 @@ def inspect(
 
 def read_sample(path: Path, *, without: list[str]) -> pd.DataFrame:
     """A Parquet or CSV file. Raises: PackagingError."""
+    import pandas as pd
+
     readers = {".parquet": pd.read_parquet, ".csv": pd.read_csv}
     if path.suffix not in readers:
         raise PackagingError(f"Expected a .parquet or .csv file, got {path.name!r} - at --data")
