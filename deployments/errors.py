@@ -15,6 +15,7 @@ STATUS: dict[type[errors.ZaphodError], int] = {
     errors.ModelNotFoundError: 404,
     errors.ModelLoadError: 503,
     errors.PackagingError: 500,
+    errors.GateError: 409,
     errors.PredictionError: 500,
     errors.RegistryConflictError: 409,
     errors.StorageUnavailableError: 503,

@@ -22,6 +22,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from examples import transactions
 from zaphod.packaging import Packaged, package
+from zaphod.promotion import promote
 from zaphod.registry import CHAMPION, Registry
 
 
@@ -81,7 +82,7 @@ def main(registry: Annotated[Path, typer.Option(help="the registry's folder")] =
             continue
         with console.status(f"training and packaging {name}"):
             packaged = train(target)
-            target.set_alias(name, alias=CHAMPION, version=packaged.version, action="promote", why="demo model")
+            promote(target, name, version=packaged.version, why="demo model", override="it serves a demo")
         console.print(f"packaged {name}@{packaged.version}: engine {packaged.engine} ({packaged.reason})")
 
 

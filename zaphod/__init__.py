@@ -8,12 +8,13 @@ import typing
 if typing.TYPE_CHECKING:
     from zaphod.packaging import package as package
     from zaphod.packaging import package_onnx as package_onnx
+    from zaphod.promotion import promote as promote
     from zaphod.registry import Registry as Registry
 
 __version__ = "0.1.0"
 
 # Loaded when they are asked for: scikit-learn and ONNX take seconds to import, and a stream's producer needs neither.
-_MODULES = {"package": "packaging", "package_onnx": "packaging", "Registry": "registry"}
+_MODULES = {"package": "packaging", "package_onnx": "packaging", "promote": "promotion", "Registry": "registry"}
 
 
 def __getattr__(name: str) -> object:

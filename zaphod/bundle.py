@@ -20,6 +20,7 @@ SKOPS = "model.skops"
 ONNX = "model.onnx"
 PARITY = "parity.json"
 EXAMPLE = "example.json"
+PROFILE = "profile.json"
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from zaphod.commands import packages, versions
 from zaphod.errors import ZaphodError
+from zaphod.validation.command import validate
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -17,6 +18,7 @@ for command in (
     packages.package,
     packages.schema,
     packages.inspect,
+    validate,
     versions.models,
     versions.promote,
     versions.rollback,

@@ -10,6 +10,7 @@ ZaphodError
 │   ├── ModelNotFoundError      no such model, version or alias
 │   ├── ModelLoadError          a bundle that is broken, tampered with or not trusted
 │   ├── PackagingError          an estimator that cannot be packaged
+│   ├── GateError               a version that has not passed the offline gate
 │   └── PredictionError         the model failed on input that was valid
 ├── RegistryConflictError       somebody else changed the registry first; read and retry
 ├── StorageUnavailableError     the registry's storage cannot be reached at the moment; retried
@@ -71,6 +72,10 @@ class ModelLoadError(ModelError):
 
 class PackagingError(ModelError):
     """The estimator cannot be packaged."""
+
+
+class GateError(ModelError):
+    """The version has not passed the offline gate, so it may not become champion."""
 
 
 class PredictionError(ModelError):

@@ -15,7 +15,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 
 from zaphod import trust
-from zaphod.bundle import EXAMPLE, ONNX, PARITY, SCHEMA, SKOPS, Manifest, seal
+from zaphod.bundle import EXAMPLE, ONNX, PARITY, PROFILE, SCHEMA, SKOPS, Manifest, seal
 from zaphod.columns import Columns, from_table, to_arrow
 from zaphod.errors import ModelLoadError, PackagingError, PredictionError
 from zaphod.given_onnx import GivenOnnxPredictor, infer_onnx_output
@@ -23,6 +23,7 @@ from zaphod.inference import infer_fields, infer_schema
 from zaphod.registry import Registry
 from zaphod.schema import Schema
 from zaphod.sklearn_predictor import SklearnPredictor
+from zaphod.validation.profile import make_profile
 
 _LIBRARIES = ("scikit-learn", "numpy", "pandas", "onnxruntime", "skops", "zaphod")
 _MAX_PARITY_ROWS = 5000
@@ -61,7 +62,12 @@ def package(
     skops_bytes = trust.dump_estimator(estimator)
     # What will be served is what was stored: every check below runs on the estimator that came back from the file.
     reference = SklearnPredictor(trust.load_estimator(skops_bytes), schema)
-    files = {SCHEMA: schema.to_json(), SKOPS: skops_bytes, EXAMPLE: _example(schema, columns)}
+    files = {
+        SCHEMA: schema.to_json(),
+        SKOPS: skops_bytes,
+        EXAMPLE: _example(schema, columns),
+        PROFILE: make_profile(schema, columns, reference.predict(columns)),
+    }
     onnx_bytes, parity = _compile(estimator, schema, reference=reference, columns=columns, sample=sample)
     files[PARITY] = parity
     if onnx_bytes is not None:
@@ -93,7 +99,7 @@ def package_onnx(
         schema = Schema(fields=fields, output=infer_onnx_output(model, fields))
     columns = sample_columns(schema, sample)
     try:
-        GivenOnnxPredictor(model, schema).predict(columns)
+        predictions = GivenOnnxPredictor(model, schema).predict(columns)
     except (ModelLoadError, PredictionError) as error:
         raise PackagingError(f"Cannot package the ONNX model: {error.message}") from error
     reason = "given as ONNX: there is no estimator to compare it with"
@@ -101,6 +107,7 @@ def package_onnx(
         SCHEMA: schema.to_json(),
         ONNX: model,
         EXAMPLE: _example(schema, columns),
+        PROFILE: make_profile(schema, columns, predictions),
         PARITY: msgspec.json.encode({"passed": False, "reason": reason}),
     }
     manifest = _manifest(name, engine="onnx", description=description, origin=origin, given=True)

@@ -20,6 +20,7 @@ SECTIONS = (
     ("Online: `args` in configs/serve.yaml", "deployments.settings", "ServeArgs"),
     ("Batch: configs/batch.yaml", "batch.settings", "BatchSettings"),
     ("Streaming: configs/streaming.yaml", "streaming.settings", "StreamingSettings"),
+    ("Validation: configs/validation.yaml", "zaphod.validation.settings", "ValidationSettings"),
 )
 
 _HEAD = """# Configuration

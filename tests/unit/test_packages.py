@@ -256,8 +256,9 @@ def test_multi_output_regression_and_outliers(registry: Registry) -> None:
 def zaphod(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The console command."""
     return subprocess.run(
-        [str(Path(sys.executable).parent / "zaphod"), *arguments], cwd=cwd, capture_output=True, text=True, timeout=60
-    )
+        [str(Path(sys.executable).parent / "zaphod"), *arguments],
+        cwd=cwd, capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
 
 
 def test_the_command_from_a_file_to_a_champion_and_back(tmp_path: Path, iris: tuple[pd.DataFrame, pd.Series]) -> None:
@@ -278,11 +279,24 @@ def test_the_command_from_a_file_to_a_champion_and_back(tmp_path: Path, iris: tu
     shown = zaphod("inspect", "iris@1", cwd=tmp_path).stdout
     assert "of the sepal" in shown
     assert "iris.skops (sha256" in shown
-    for version in (1, 2):
-        assert zaphod("promote", f"iris@{version}", "--why", "test", cwd=tmp_path).returncode == 0
+    unproved = zaphod("promote", "iris@1", "--why", "test", cwd=tmp_path)
+    assert unproved.returncode == 1
+    assert "never validated" in unproved.stderr
+    first = zaphod("promote", "iris@1", "--why", "test", "--override", "no holdout yet", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    validate = ("validate", "iris@2", "--data", "iris.csv", "--target", "species")
+    assert zaphod(*validate, cwd=tmp_path).returncode == 2
+    failed = zaphod("promote", "iris@2", "--why", "test", cwd=tmp_path)
+    assert "did not pass" in failed.stderr
+    (tmp_path / "validation.yaml").write_text("min_rows: 100\n")
+    validated = zaphod(*validate, "--config", "validation.yaml", cwd=tmp_path)
+    assert validated.returncode == 0, validated.stdout + validated.stderr
+    assert zaphod("promote", "iris@2", "--why", "passed", cwd=tmp_path).returncode == 0
     assert "champion is version 1" in zaphod("rollback", "iris", "--why", "worse", cwd=tmp_path).stdout
     assert zaphod("delete", "iris@1", "--why", "test", cwd=tmp_path).returncode == 1
-    assert "worse" in zaphod("journal", "iris", cwd=tmp_path).stdout
+    journal = zaphod("journal", "iris", cwd=tmp_path).stdout
+    assert "worse" in journal
+    assert "overridden" in journal
     assert "champion" in zaphod("models", cwd=tmp_path).stdout
 
 

@@ -44,11 +44,17 @@ def promote(
     reference: VERSION,
     why: WhyOption,
     alias: AliasOption = DEFAULT_ALIAS,
+    override: Annotated[
+        str | None, typer.Option(help="the reason to promote a version whose gate has not passed; journalled")
+    ] = None,
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
-    """Points an alias at a version; every arm follows within two seconds."""
+    """Points an alias at a version that has passed its gate; every arm follows within two seconds."""
+    from zaphod.promotion import promote as promote_version
+
     name, version = parse_version(reference)
-    _say(name, Registry.open(registry).set_alias(name, alias=alias, version=version, action="promote", why=why))
+    opened = Registry.open(registry)
+    _say(name, promote_version(opened, name, version=version, why=why, alias=alias, override=override))
 
 
 def rollback(

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 import zaphod
-from zaphod.bundle import Bundle
+from zaphod.bundle import PROFILE, Bundle
 from zaphod.errors import ConfigError, ModelNotFoundError
 from zaphod.registry import CHAMPION, Reference, Registry
 from zaphod.validation.baselines import Dummy, Linear, fit_baselines
@@ -30,8 +30,6 @@ from zaphod.validation.settings import ValidationSettings
 from zaphod.validation.spool import Spool
 from zaphod.validation.statistics import Statistics, compute
 from zaphod.validation.truth import class_order
-
-PROFILE = "profile.json"
 
 
 @dataclass(frozen=True, slots=True)
