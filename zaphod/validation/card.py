@@ -8,7 +8,7 @@ from __future__ import annotations
 from zaphod.bundle import Bundle
 from zaphod.schema import Field, LogPolicy
 from zaphod.validation.gate import Status
-from zaphod.validation.measured import Measured, Role
+from zaphod.validation.measured import Role
 from zaphod.validation.results import Validation
 
 _WORST_SLICES = 5
@@ -97,8 +97,8 @@ def _metrics(validation: Validation) -> str:
     )
     lines = [head, "|---|---|" + ("---|" if champion else "")]
     for i, one in enumerate(candidate.metrics):
-        line = f"| {one.metric.title} | {shown(one)} |"
-        lines.append(line + (f" {shown(champion.metrics[i])} |" if champion else ""))
+        line = f"| {one.metric.title} | {one.interval.text()} |"
+        lines.append(line + (f" {champion.metrics[i].interval.text()} |" if champion else ""))
     confidence = "Intervals are bootstrap intervals at the confidence of the gate's settings."
     return "\n".join([*lines, "", f"{confidence} Baselines: {validation.baseline_note}."])
 
@@ -134,13 +134,3 @@ def _caveats(validation: Validation) -> str:
 
 def _section(title: str, body: str) -> str:
     return f"## {title}\n\n{body}\n"
-
-
-def shown(measured: Measured) -> str:
-    """An estimate with its interval."""
-    interval = measured.interval
-    if interval.value is None:
-        return "unknown"
-    if interval.low is None or interval.high is None:
-        return f"{interval.value:.4g}"
-    return f"{interval.value:.4g} ({interval.low:.4g} to {interval.high:.4g})"

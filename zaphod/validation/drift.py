@@ -6,7 +6,6 @@ import itertools
 
 import msgspec
 import numpy as np
-import scipy.stats
 from numpy.typing import NDArray
 
 from zaphod.columns import Columns
@@ -59,6 +58,8 @@ def psi_noise(*, num_bins: int, num_expected: int, num_actual: int, quantile: fl
     """
     if num_bins < 2 or not num_expected or not num_actual:
         return 0.0
+    import scipy.stats  # half a second of imports that PSI itself does not need
+
     return float((1 / num_expected + 1 / num_actual) * scipy.stats.chi2.ppf(quantile, num_bins - 1))
 
 
@@ -108,6 +109,6 @@ def _field_drift(
 def _labels(part: NumberProfile | CategoryProfile) -> list[str]:
     if isinstance(part, CategoryProfile):
         return [*part.values, "other", "null"]
-    edges = [f"{edge:.4g}" for edge in part.edges]
+    edges = [f"{edge:.3g}" for edge in part.edges]
     between = [f"{low} to {high}" for low, high in itertools.pairwise(edges)]
     return [f"up to {edges[0]}", *between, f"over {edges[-1]}", "null"]

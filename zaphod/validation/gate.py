@@ -12,7 +12,7 @@ from zaphod.validation.calibration import Calibration
 from zaphod.validation.compatibility import SchemaChange
 from zaphod.validation.drift import FieldDrift
 from zaphod.validation.latency import Latency
-from zaphod.validation.measured import Comparison, Measured, ModelMetrics
+from zaphod.validation.measured import Comparison, ModelMetrics
 from zaphod.validation.settings import MetricRule, ValidationSettings
 from zaphod.validation.slices import Slice, SliceReport
 
@@ -113,10 +113,10 @@ def _metric_checks(facts: Facts, rule: MetricRule) -> Iterator[Check]:
         return
     title, interval = measured.metric.title, measured.interval
     if rule.at_least is not None:
-        detail = f"{_shown(measured)}; its lower bound must reach {rule.at_least:g}"
+        detail = f"{interval.text()}; its lower bound must reach {rule.at_least:g}"
         yield _bound(f"{title} at least", detail, bound=interval.low, limit=rule.at_least, above=True)
     if rule.at_most is not None:
-        detail = f"{_shown(measured)}; its upper bound must stay under {rule.at_most:g}"
+        detail = f"{interval.text()}; its upper bound must stay under {rule.at_most:g}"
         yield _bound(f"{title} at most", detail, bound=interval.high, limit=rule.at_most, above=False)
     if rule.not_worse_than_champion_by is not None:
         yield _against_champion(facts, rule.metric, title, margin=rule.not_worse_than_champion_by)
@@ -131,7 +131,7 @@ def _against_champion(facts: Facts, name: str, title: str, *, margin: float) -> 
         return _skipped(label, "the champion does not have this metric")
     low = gain.interval.low
     passed = low is not None and low >= -margin
-    detail = f"gain {_shown(gain)}, must not be worse by more than {margin:g}"
+    detail = f"gain {gain.interval.text()}, must not be worse by more than {margin:g}"
     if not passed and (gain.interval.high or 0.0) >= 0:
         detail += "; too close to tell: more rows would narrow the interval"
     return _check(label, detail, passed=passed, value=low, limit=-margin)
@@ -150,11 +150,11 @@ def _baseline_checks(facts: Facts) -> Iterator[Check]:
         assert gain is not None
         if title == "better than a guess":
             low = gain.interval.low
-            detail = f"{primary.title} gain over the dummy {_shown(gain)}, must be surely above 0"
+            detail = f"{primary.title} gain over the dummy {gain.interval.text()}, must be surely above 0"
             yield _check(title, detail, passed=low is not None and low > 0, value=low, limit=0.0)
         else:
             high = gain.interval.high
-            detail = f"{primary.title} gain over the linear baseline {_shown(gain)}, must not be surely below 0"
+            detail = f"{primary.title} gain over the linear baseline {gain.interval.text()}, must not be surely below 0"
             yield _check(title, detail, passed=high is not None and high >= 0, value=high, limit=0.0)
 
 
@@ -227,10 +227,3 @@ def _skipped(name: str, why: str) -> Check:
 
 def _named(one: Slice) -> str:
     return f"`{one.field}` {one.label} ({one.num_rows} rows)"
-
-
-def _shown(measured: Measured) -> str:
-    interval = measured.interval
-    if interval.value is None or interval.low is None or interval.high is None:
-        return "unknown"
-    return f"{interval.value:.4g} ({interval.low:.4g} to {interval.high:.4g})"

@@ -13,6 +13,7 @@ _HISTOGRAM_BINS = 40
 _RESIDUAL_BINS = 12
 _SCATTER_POINTS = 400
 _MAX_CLASSES = 20
+_THRESHOLDS = 101
 
 
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,10 +40,20 @@ class ResidualBand(msgspec.Struct, frozen=True, kw_only=True):
     quantiles: tuple[float, float, float, float, float]
 
 
+class Threshold(msgspec.Struct, frozen=True, kw_only=True):
+    """What calling every row positive from this probability on would give."""
+
+    threshold: float
+    precision: float | None
+    recall: float
+    share: float
+
+
 class Pictures(msgspec.Struct, frozen=True, kw_only=True):
     """What the task has; the rest is empty. Curves, bands and points are of the first shard, counts of all rows.
 
-    confusion: row: true class, column: label given. points: predicted and true values of some rows.
+    confusion: row: true class, column: label given. tolerance: share of rows whose absolute error is at most x.
+    points: predicted and true values of some rows.
     """
 
     roc: tuple[Curve, ...] = ()
@@ -50,6 +61,8 @@ class Pictures(msgspec.Struct, frozen=True, kw_only=True):
     scores: tuple[Histogram, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
     residuals: tuple[Histogram, ...] = ()
+    tolerance: tuple[Curve, ...] = ()
+    thresholds: tuple[Threshold, ...] = ()
     bands: tuple[ResidualBand, ...] = ()
     points: tuple[tuple[float, float], ...] = ()
 
@@ -62,6 +75,8 @@ class PictureCounter:
         self._num_classes = shape.num_outputs if shape.kind in (Kind.BINARY, Kind.MULTICLASS) else 2
         self._confusion = np.zeros((self._num_classes, self._num_classes), dtype=np.int64)
         self._roc, self._pr = _curves(shape, first)
+        self._thresholds = _thresholds(shape, first)
+        self._tolerance = _tolerance(first) if shape.kind is Kind.REGRESSION else ()
         self._edges = _histogram_edges(shape, first)
         self._counts = np.zeros((2, _HISTOGRAM_BINS), dtype=np.int64)
         self._bands = _bands(first) if shape.kind is Kind.REGRESSION else ()
@@ -94,11 +109,17 @@ class PictureCounter:
             )
 
         if self._shape.kind is Kind.REGRESSION:
-            return Pictures(residuals=(histogram("truth minus prediction", 0),), bands=self._bands, points=self._points)
+            return Pictures(
+                residuals=(histogram("truth minus prediction", 0),),
+                tolerance=self._tolerance,
+                bands=self._bands,
+                points=self._points,
+            )
         labels = ("wrong", "right") if self._shape.kind is Kind.MULTICLASS else ("negative", "positive")
         return Pictures(
             roc=self._roc,
             precision_recall=self._pr,
+            thresholds=self._thresholds,
             scores=tuple(histogram(label, i) for i, label in enumerate(labels)) if self._shape.has_scores else (),
             confusion=tuple(tuple(row) for row in self._confusion.tolist())
             if self._num_classes <= _MAX_CLASSES
@@ -133,6 +154,38 @@ def _curves(shape: Shape, rows: Rows) -> tuple[tuple[Curve, ...], tuple[Curve, .
         roc.append(_thinned(model, false_rate, true_rate))
         pr.append(_thinned(model, true_rate, precision))
     return tuple(roc), tuple(pr)
+
+
+def _thresholds(shape: Shape, rows: Rows) -> tuple[Threshold, ...]:
+    scores = rows.answers[0].scores
+    if shape.kind is not Kind.BINARY or scores is None:
+        return ()
+    positive = np.sort(scores[rows.truth[:, 0] == 1])
+    every = np.sort(scores)
+    made: list[Threshold] = []
+    for threshold in np.linspace(0.0, 1.0, _THRESHOLDS).tolist():
+        hits = len(positive) - int(np.searchsorted(positive, threshold, side="left"))
+        called = len(every) - int(np.searchsorted(every, threshold, side="left"))
+        made.append(
+            Threshold(
+                threshold=round(threshold, 4),
+                precision=hits / called if called else None,
+                recall=hits / max(len(positive), 1),
+                share=called / len(every),
+            )
+        )
+    return tuple(made)
+
+
+def _tolerance(rows: Rows) -> tuple[Curve, ...]:
+    """The regression error characteristic of Bi and Bennett 2003, ICML 20: the error's distribution function."""
+    curves: list[Curve] = []
+    shares = np.linspace(0.0, 1.0, _CURVE_POINTS)
+    for model, answers in enumerate(rows.answers):
+        assert answers.values is not None
+        errors = np.abs(rows.truth[:, 0] - answers.values[:, 0])
+        curves.append(Curve(model=model, x=tuple(np.quantile(errors, shares).tolist()), y=tuple(shares.tolist())))
+    return tuple(curves)
 
 
 def _thinned(model: int, x: NDArray[np.float64], y: NDArray[np.float64]) -> Curve:

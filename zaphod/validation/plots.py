@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from zaphod.validation.calibration import Calibration
+from zaphod.validation.calibration import Calibration, wilson
 from zaphod.validation.drift import FieldDrift
-from zaphod.validation.measured import Role
-from zaphod.validation.pictures import Curve, Histogram, ResidualBand
+from zaphod.validation.pictures import Histogram, ResidualBand
 from zaphod.validation.slices import SliceReport
 from zaphod.validation.svg import Frame, ticks
 
@@ -18,28 +18,51 @@ _ROW_PX = 24
 _UNIT_TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
-def curve_plot(
-    curves: Sequence[Curve],
-    roles: Sequence[Role],
-    labels: Sequence[str],
-    *,
-    title: str,
-    x_label: str,
-    y_label: str,
-    chance: float | None,
-    legend_below: bool,
-) -> str:
-    """ROC or precision-recall curves of every model. chance: the level of a guess; None draws the diagonal."""
-    frame = Frame.make(title, x=(0, 1), y=(0, 1.0))
-    frame.axes(x_label=x_label, y_label=y_label, x_ticks=_UNIT_TICKS, y_ticks=_UNIT_TICKS)
-    frame.path((0, 1), (0, 1) if chance is None else (chance, chance), css="line chance")
-    for curve in reversed(curves):
-        if roles[curve.model] is not Role.DUMMY:
-            frame.path(curve.x, curve.y, css=f"line {roles[curve.model]}")
-    entries = [(f"line {role}", label) for role, label in zip(roles, labels, strict=True) if role is not Role.DUMMY]
-    entries.append(("line chance", "guessing"))
-    x, y = (frame.x(0.52), frame.y(0.3)) if legend_below else (frame.x(0.04), frame.y(0.3))
-    frame.legend(entries, x=x, y=y)
+@dataclass(frozen=True, slots=True)
+class ClassRow:
+    """How one class fares. None where nothing can be said: no row of the class, no label given."""
+
+    label: str
+    num_rows: int
+    recall: float | None
+    recall_interval: tuple[float, float]
+    precision: float | None
+
+
+def class_rows(matrix: Sequence[Sequence[int]], labels: Sequence[str], *, confidence: float) -> list[ClassRow]:
+    """From the confusion matrix; intervals are Wilson's."""
+    rows: list[ClassRow] = []
+    for i, label in enumerate(labels):
+        total, given, hits = sum(matrix[i]), sum(row[i] for row in matrix), matrix[i][i]
+        rows.append(
+            ClassRow(
+                label=label,
+                num_rows=total,
+                recall=hits / total if total else None,
+                recall_interval=wilson(hits, total, confidence=confidence) if total else (0.0, 1.0),
+                precision=hits / given if given else None,
+            )
+        )
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a plot. css: a role, or `chance`."""
+
+    css: str
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+def line_plot(lines: Sequence[Line], *, title: str, x_label: str, y_label: str, x_end: float = 1.0) -> str:
+    """Lines from 0 to x_end and 0 to 1; the first is drawn last, on top."""
+    frame = Frame.make(title, x=(0, x_end), y=(0, 1))
+    frame.axes(x_label=x_label, y_label=y_label, x_ticks=_UNIT_TICKS if x_end == 1.0 else None, y_ticks=_UNIT_TICKS)
+    for line in reversed(lines):
+        frame.path(line.x, line.y, css=f"line {line.css}")
+    frame.legend([(f"line {line.css}", line.label) for line in lines])
     return frame.render()
 
 
@@ -62,7 +85,7 @@ def calibration_plot(calibration: Calibration, champion: Calibration | None) -> 
     entries = [("line candidate", "this version"), ("line chance", "perfect")]
     if champion is not None:
         entries.insert(1, ("line champion", "champion"))
-    frame.legend(entries, x=frame.x(end * 0.05), y=frame.y(end * 0.94))
+    frame.legend(entries)
     return frame.render()
 
 
@@ -81,7 +104,7 @@ def histogram_plot(histograms: Sequence[Histogram], *, x_label: str, css: Sequen
         entries = [
             (f"swatch {name}", f"{one.label} ({sum(one.counts):,})") for one, name in zip(histograms, css, strict=True)
         ]
-        frame.legend(entries, x=frame.x.end - 150, y=frame.y.end + 12)
+        frame.legend(entries)
     else:
         frame.line(frame.x(0), frame.y.end, frame.x(0), frame.y.start, css="line chance")
     return frame.render()
@@ -115,6 +138,25 @@ def confusion_plot(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> st
     return frame.render()
 
 
+def class_plot(rows: Sequence[ClassRow]) -> str:
+    """Recall of each class with its interval, and precision as a ring; the rarest classes at the bottom."""
+    frame = Frame.make("per class", x=(0, 1), y=(0, len(rows)), left=120, height=max(380, 26 * len(rows) + 90))
+    frame.axes(x_label="recall, precision", y_label="", x_ticks=_UNIT_TICKS, y_ticks=())
+    for i, row in enumerate(sorted(rows, key=lambda one: -one.num_rows)):
+        at = len(rows) - i - 0.5
+        y = frame.y(at)
+        frame.text(frame.x.start - 10, y, _clip(row.label, 15), css="tick strong", anchor="end")
+        frame.text(frame.x.start - 10, y + 15, f"{row.num_rows:,} rows", css="tick", anchor="end")
+        if row.recall is not None:
+            low, high = row.recall_interval
+            frame.line(frame.x(low), y, frame.x(high), y, css="line candidate")
+            frame.dot(row.recall, at, css="dot candidate", radius=4.5)
+        if row.precision is not None:
+            frame.dot(row.precision, at, css="ring", radius=4.5)
+    frame.legend([("line candidate", "recall, with interval"), ("swatch ring", "precision")])
+    return frame.render()
+
+
 def scatter_plot(points: Sequence[tuple[float, float]]) -> str:
     """True against predicted values."""
     everything = [value for point in points for value in point]
@@ -144,9 +186,7 @@ def residual_plot(bands: Sequence[ResidualBand]) -> str:
             ("line candidate", "median"),
             ("swatch candidate strong", "half of the rows"),
             ("swatch candidate", "nine in ten"),
-        ],
-        x=frame.x.start + 14,
-        y=frame.y.end + 14,
+        ]
     )
     return frame.render()
 
@@ -159,13 +199,14 @@ def slice_plot(report: SliceReport) -> str:
         values.append(report.overall)
     low, high = min(values), max(values)
     margin = (high - low) * 0.05 or 0.5
-    height = _ROW_PX * len(shown) + 74
+    height = _ROW_PX * len(shown) + 92
     frame = Frame.make(
         "slices", x=(low - margin, high + margin), y=(0, len(shown)), width=1140, height=height, left=330, right=330
     )
     frame.axes(x_label=report.metric.title, y_label="", y_ticks=())
     if report.overall is not None:
         frame.line(frame.x(report.overall), frame.y.end, frame.x(report.overall), frame.y.start, css="line chance")
+    has_champion = any(one.champion_gain is not None for one in shown)
     for i, one in enumerate(shown):
         at = len(shown) - i - 0.5
         surely_worse = one.drop_low > 0
@@ -180,10 +221,12 @@ def slice_plot(report: SliceReport) -> str:
         )
         frame.line(frame.x(one.low), y, frame.x(one.high), y, css=f"line {css}")
         frame.dot(one.value, at, css=f"dot {css}", radius=4.5)
-        versus = "" if one.champion_gain is None else f"  vs champion {one.champion_gain:+.3f}"
-        frame.text(
-            frame.x.end + 14, y + 4, f"{one.value:.3f}   {one.num_rows:,} rows{versus}", css="tick", anchor="start"
-        )
+        cells = [f"{one.value:.3f}", f"{one.num_rows:,}"]
+        if one.champion_gain is not None:
+            cells.append(f"{one.champion_gain:+.3f}")
+        _columns(frame, y + 4, cells, css="tick")
+    titles = [report.metric.title if len(report.metric.title) < 12 else "value", "rows"]
+    _columns(frame, frame.y.end - 14, [*titles, "vs champion"][: 2 + has_champion], css="label")
     return frame.render()
 
 
@@ -192,7 +235,7 @@ def drift_plot(drift: Sequence[FieldDrift], *, limit: float | None) -> str:
     shown = sorted(drift, key=lambda one: -one.psi)[:_MAX_FIELDS]
     top = max([one.psi for one in shown] + [one.noise for one in shown] + ([] if limit is None else [limit])) * 1.08
     frame = Frame.make(
-        "drift", x=(0, top), y=(0, len(shown)), width=1140, height=_ROW_PX * len(shown) + 74, left=330, right=330
+        "drift", x=(0, top), y=(0, len(shown)), width=1140, height=_ROW_PX * len(shown) + 92, left=330, right=330
     )
     frame.axes(x_label="population stability index, training to holdout", y_label="", y_ticks=())
     for i, one in enumerate(shown):
@@ -203,10 +246,11 @@ def drift_plot(drift: Sequence[FieldDrift], *, limit: float | None) -> str:
         frame.text(frame.x.start - 12, y + 4, name, css="tick strong", anchor="end")
         frame.bar(0, one.psi, at - 0.3, at + 0.3, css=f"fill {'bad' if over else 'candidate'}")
         frame.line(frame.x(one.noise), y - 10, frame.x(one.noise), y + 10, css="noise")
-        frame.text(frame.x.end + 14, y + 4, f"{one.psi:.3f}   chance up to {one.noise:.3f}", css="tick")
+        _columns(frame, y + 4, [f"{one.psi:.3f}", f"{one.noise:.3f}"], css="tick")
+    _columns(frame, frame.y.end - 14, ["PSI", "chance up to"], css="label")
     if limit is not None:
         frame.line(frame.x(limit), frame.y.end, frame.x(limit), frame.y.start, css="line limit")
-        frame.text(frame.x(limit) + 6, frame.y.end + 10, f"limit {limit:g}", css="tick")
+        frame.text(frame.x(limit), frame.y.end - 10, f"limit {limit:g}", css="tick", anchor="middle")
     return frame.render()
 
 
@@ -224,7 +268,7 @@ def bins_plot(drift: FieldDrift) -> str:
             f'<text class="tick" text-anchor="end" transform="translate({x + 4:.1f} {frame.y.start + 14:.1f}) '
             f'rotate(-32)">{_escaped(_clip(one.label, 16))}</text>'
         )
-    frame.legend([("swatch muted", "training"), ("swatch candidate strong", "holdout")], x=frame.x.end - 90, y=22)
+    frame.legend([("swatch muted", "training"), ("swatch candidate strong", "holdout")])
     return frame.render()
 
 
@@ -237,6 +281,12 @@ def interval_bar(value: float, low: float, high: float, *, limit: float) -> str:
     if math.isfinite(value):
         frame.dot(max(-limit, min(limit, value)), 0.5, css=f"dot {css}", radius=3.5)
     return frame.render()
+
+
+def _columns(frame: Frame, y: float, cells: Sequence[str], *, css: str) -> None:
+    """Right of the axes, aligned at their right ends."""
+    for i, cell in enumerate(cells):
+        frame.text(frame.x.end + 80 + 100 * i, y, cell, css=css, anchor="end")
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import html
 import importlib.resources
+from collections.abc import Sequence
 
 from zaphod.bundle import Bundle
 from zaphod.validation import plots
-from zaphod.validation.card import domain, shown
+from zaphod.validation.card import domain
 from zaphod.validation.gate import Check
 from zaphod.validation.measured import Comparison, Measured, Role
+from zaphod.validation.pictures import Curve
+from zaphod.validation.plots import Line
 from zaphod.validation.results import Validation
 from zaphod.validation.rows import Kind
 from zaphod.validation.settings import ValidationSettings
@@ -20,6 +23,7 @@ _ROLE_TITLES = {
     Role.LINEAR: "linear baseline",
     Role.DUMMY: "dummy",
 }
+_LEGENDS = {**_ROLE_TITLES, Role.LINEAR: "linear"}
 _DRIFTED_SHOWN = 2
 
 
@@ -34,7 +38,7 @@ def render_report(validation: Validation, bundle: Bundle) -> str:
             _tiles(validation),
             _checks(validation),
             _metrics(validation),
-            _pictures(validation, bundle),
+            _pictures(validation, bundle, settings),
             _slices(validation),
             _drift(validation, settings),
             _card(validation, bundle),
@@ -75,10 +79,9 @@ def _tiles(validation: Validation) -> str:
     against = validation.comparison(Role.CHAMPION)
     tiles = []
     for i, one in enumerate(validation.models[0].metrics[:4]):
-        interval = one.interval
-        line = "unknown" if interval.low is None else f"{interval.low:.4g} to {interval.high:.4g}"
-        gain = "" if against is None else f"gain over champion {shown(against.gains[i])}"
-        tiles.append(_tile(one.metric.title, "–" if interval.value is None else f"{interval.value:.4g}", line, gain))
+        value, bounds = one.interval.texts()
+        gain = "" if against is None else f"vs champion {_signed(against.gains[i])}"
+        tiles.append(_tile(one.metric.title, value, bounds or "", gain))
     latency = validation.latency
     tiles.append(
         _tile("one row, p99", f"{latency.p99_ms:.3g} ms", f"median {latency.p50_ms:.3g} ms", f"engine {latency.engine}")
@@ -135,11 +138,15 @@ def _metrics(validation: Validation) -> str:
 
 
 def _number(measured: Measured) -> str:
-    interval = measured.interval
-    if interval.value is None:
-        return '<td class="number">unknown</td>'
-    spread = "" if interval.low is None else f'<br><span class="soft">{interval.low:.4g} to {interval.high:.4g}</span>'
-    return f'<td class="number">{interval.value:.4g}{spread}</td>'
+    value, bounds = measured.interval.texts()
+    spread = "" if bounds is None else f'<br><span class="soft">{bounds}</span>'
+    return f'<td class="number">{value}{spread}</td>'
+
+
+def _signed(gain: Measured) -> str:
+    value, bounds = gain.interval.texts()
+    sign = "+" if (gain.interval.value or 0.0) > 0 else ""
+    return f"{sign}{value}" if bounds is None else f"{sign}{value} ({bounds})"
 
 
 def _gain_bar(comparison: Comparison, position: int) -> str:
@@ -150,53 +157,119 @@ def _gain_bar(comparison: Comparison, position: int) -> str:
     return plots.interval_bar(interval.value, interval.low, interval.high, limit=limit)
 
 
-def _pictures(validation: Validation, bundle: Bundle) -> str:
-    pictures, roles = validation.pictures, [one.role for one in validation.models]
-    titles = [_legend(validation, role) for role in roles]
-    cards: list[str] = []
-    if pictures.roc:
-        roc = plots.curve_plot(
-            pictures.roc, roles, titles, title="ROC", x_label="false positive rate", y_label="true positive rate",
-            chance=None, legend_below=True,
-        )  # fmt: skip
-        cards.append(_figure("ROC curve", "How many positives are found for how many false alarms.", roc))
-        share = sum(pictures.confusion[1]) / max(validation.holdout.num_rows, 1)
-        curve = plots.curve_plot(
-            pictures.precision_recall, roles, titles, title="precision and recall", x_label="recall",
-            y_label="precision", chance=share, legend_below=False,
-        )  # fmt: skip
-        cards.append(_figure("Precision and recall", f"{share:.3g} of the rows are positive.", curve))
-    cards += _calibration(validation)
-    if pictures.scores:
-        labels = ("wrong", "right") if validation.kind is Kind.MULTICLASS else ("negative", "positive")
-        x_label = {
-            Kind.BINARY: f"probability of {bundle.schema.output.classes[-1]}" if bundle.schema.output.classes else "",
-            Kind.MULTICLASS: "probability of the label given",
-        }.get(validation.kind, "abnormality")
-        plot = plots.histogram_plot(pictures.scores, x_label=x_label, css=("muted", "candidate"))
-        cards.append(_figure("Scores", f"Of {labels[0]} and {labels[1]} rows, each as shares of its own.", plot))
-    if pictures.confusion:
-        names = [str(label) for label in bundle.schema.output.classes] or ["inlier", "outlier"]
-        plot = plots.confusion_plot(pictures.confusion, names)
-        cards.append(
-            _figure("Confusion matrix", "Rows by truth and label given; shaded by share of the true class.", plot)
-        )
-    if pictures.points:
-        cards.append(_figure("Truth and prediction", "Some of the rows.", plots.scatter_plot(pictures.points)))
-    if pictures.bands:
-        cards.append(
-            _figure("Residuals by prediction", "Quantiles in bins of equal size.", plots.residual_plot(pictures.bands))
-        )
-    if pictures.residuals:
-        plot = plots.histogram_plot(pictures.residuals, x_label="truth minus prediction", css=("candidate",))
-        cards.append(_figure("Residuals", "The outermost 0.2 % are in the outermost bars.", plot))
+def _pictures(validation: Validation, bundle: Bundle, settings: ValidationSettings) -> str:
+    cards = [
+        *_ranked(validation),
+        *_calibration(validation),
+        *_scores(validation, bundle),
+        *_labels(validation, bundle, settings),
+        *_residuals(validation),
+    ]
     return f'<h2>Pictures</h2><div class="grid">{"".join(cards)}</div>'
 
 
-def _legend(validation: Validation, role: Role) -> str:
-    model = validation.model(role)
-    value = model.metrics[0].interval.value if model else None
-    return _ROLE_TITLES[role] if value is None else f"{_ROLE_TITLES[role]} ({value:.3f})"
+def _ranked(validation: Validation) -> list[str]:
+    pictures = validation.pictures
+    if not pictures.roc:
+        return []
+    share = sum(pictures.confusion[1]) / max(validation.holdout.num_rows, 1)
+    guess = Line("chance", "guessing", (0, 1), (0, 1))
+    roc = plots.line_plot(
+        [*_lines(validation, pictures.roc, metric="roc_auc"), guess],
+        title="ROC curve",
+        x_label="false positive rate",
+        y_label="true positive rate",
+    )
+    guess = Line("chance", "guessing", (0, 1), (share, share))
+    curve = plots.line_plot(
+        [*_lines(validation, pictures.precision_recall, metric="pr_auc"), guess],
+        title="precision and recall",
+        x_label="recall",
+        y_label="precision",
+    )
+    return [
+        _figure("ROC curve", "How many positives are found for how many false alarms, and the area below.", roc),
+        _figure(
+            "Precision and recall", f"{share:.3g} of the rows are positive; average precision in the legend.", curve
+        ),
+    ]
+
+
+def _lines(validation: Validation, curves: Sequence[Curve], *, metric: str) -> list[Line]:
+    lines: list[Line] = []
+    for curve in curves:
+        model = validation.models[curve.model]
+        if model.role is Role.DUMMY and validation.kind is not Kind.REGRESSION:
+            continue
+        value = next((one.interval.value for one in model.metrics if one.metric.name == metric), None)
+        label = _LEGENDS[model.role] + ("" if value is None else f" {value:.3g}")
+        lines.append(Line(model.role, label, curve.x, curve.y))
+    return lines
+
+
+def _scores(validation: Validation, bundle: Bundle) -> list[str]:
+    pictures = validation.pictures
+    if not pictures.scores:
+        return []
+    labels = ("wrong", "right") if validation.kind is Kind.MULTICLASS else ("negative", "positive")
+    x_label = "abnormality"
+    if validation.kind is Kind.MULTICLASS:
+        x_label = "probability of the label given"
+    elif validation.kind is Kind.BINARY:
+        x_label = f"probability of {bundle.schema.output.classes[1]}"
+    plot = plots.histogram_plot(pictures.scores, x_label=x_label, css=("muted", "candidate"))
+    return [_figure("Scores", f"Of {labels[0]} and {labels[1]} rows, each as shares of its own.", plot)]
+
+
+def _labels(validation: Validation, bundle: Bundle, settings: ValidationSettings) -> list[str]:
+    pictures = validation.pictures
+    cards: list[str] = []
+    if pictures.thresholds:
+        points = pictures.thresholds
+        known = [one for one in points if one.precision is not None]
+        lines = [
+            Line("candidate", "precision", [one.threshold for one in known], [one.precision or 0.0 for one in known]),
+            Line("champion", "recall", [one.threshold for one in points], [one.recall for one in points]),
+            Line("chance", "share called positive", [one.threshold for one in points], [one.share for one in points]),
+        ]
+        plot = plots.line_plot(lines, title="thresholds", x_label="threshold", y_label="share")
+        cards.append(_figure("Thresholds", "What calling rows positive from a probability on would give.", plot))
+    if pictures.confusion:
+        names = [str(label) for label in bundle.schema.output.classes] or ["inlier", "outlier"]
+        plot = plots.confusion_plot(pictures.confusion, names)
+        text = "Rows by truth and label given; shaded by share of the true class."
+        cards.append(_figure("Confusion matrix", text, plot))
+        if validation.kind is Kind.MULTICLASS:
+            plot = plots.class_plot(plots.class_rows(pictures.confusion, names, confidence=settings.confidence))
+            cards.append(
+                _figure("Per class", "Recall: how many are found. Precision: how many labels are right.", plot)
+            )
+    return cards
+
+
+def _residuals(validation: Validation) -> list[str]:
+    pictures = validation.pictures
+    if not pictures.points:
+        return []
+    lines = _lines(validation, pictures.tolerance, metric="median_ae")
+    end = max(curve.x[round(0.98 * (len(curve.x) - 1))] for curve in pictures.tolerance) or 1.0
+    lines = [_until(line, end) for line in lines]
+    tolerance = plots.line_plot(
+        lines, title="error tolerance", x_label="absolute error at most", y_label="share of rows", x_end=end
+    )
+    histogram = plots.histogram_plot(pictures.residuals, x_label="truth minus prediction", css=("candidate",))
+    several = " of the first target" if len(validation.holdout.targets) > 1 else ""
+    return [
+        _figure("Truth and prediction", f"Some of the rows{several}.", plots.scatter_plot(pictures.points)),
+        _figure("Error tolerance", "How many rows are right to within an error; the median in the legend.", tolerance),
+        _figure("Residuals by prediction", "Quantiles in bins of equal size.", plots.residual_plot(pictures.bands)),
+        _figure("Residuals", "The outermost 0.2 % are in the outermost bars.", histogram),
+    ]
+
+
+def _until(line: Line, end: float) -> Line:
+    inside = [(x, y) for x, y in zip(line.x, line.y, strict=True) if x <= end]
+    return Line(line.css, line.label, [x for x, _ in inside], [y for _, y in inside])
 
 
 def _calibration(validation: Validation) -> list[str]:

@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+_CHARACTER_PX = 6.2
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:
@@ -44,7 +46,7 @@ class Frame:
         height: int = 380,
         left: int = 64,
         right: int = 20,
-        top: int = 16,
+        top: int = 34,
         bottom: int = 52,
     ) -> Frame:
         return cls(
@@ -122,12 +124,13 @@ class Frame:
         """At a value."""
         self.parts.append(f'<circle class="{css}" cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="{radius:g}"/>')
 
-    def legend(self, entries: Sequence[tuple[str, str]], *, x: float, y: float) -> None:
-        """Pairs of CSS class and label, one below the other, from a place in pixels."""
-        for i, (css, label) in enumerate(entries):
-            at = y + 18 * i
-            self.line(x, at, x + 22, at, css=css)
-            self.text(x + 29, at + 4, label, css="tick")
+    def legend(self, entries: Sequence[tuple[str, str]]) -> None:
+        """Pairs of CSS class and label, in a row above the axes, where no data can hide it."""
+        x, y = self.x.start, self.y.end - 16
+        for css, label in entries:
+            self.line(x, y, x + 20, y, css=css)
+            self.text(x + 26, y + 4, label, css="tick")
+            x += 38 + _CHARACTER_PX * len(label)
 
     def render(self) -> str:
         body = "".join(self.parts)
