@@ -63,11 +63,12 @@ def _executor(settings: BatchSettings, seconds: float | None, home: Path) -> con
 def show_plan(console: Console, ready: Preflight, settings: BatchSettings) -> None:
     """Two lines: what will be scored, and how long that may take."""
     plan, work = ready.plan, ready.work
+    beside = f" and {work.challenger} beside it" if work.challenger is not None else ""
     about = "" if plan.num_rows is not None else "about "
     console.print(
         f"{about}{ready.num_rows:,} rows in {len(plan.files):,} files ({plan.size_bytes / 1e6:,.1f} MB, "
-        f"{len(plan.units):,} units) with {work.model}@{work.version} (engine {ready.engine}, "
-        f"bundle {work.bundle_sha256[:12]})",
+        f"{len(plan.units):,} units) with {work.champion}{beside} (engine {ready.ask.champion.predictor.engine}, "
+        f"bundle {work.champion.bundle_sha256[:12]})",
         highlight=False,
         soft_wrap=True,
     )

@@ -25,6 +25,7 @@ import msgspec
 import pyarrow.fs as pafs
 
 from batch.files import Location, locate
+from batch.summary import Summary
 from zaphod.errors import BatchError
 from zaphod.storage import Storage, open_storage
 
@@ -62,6 +63,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[OutputFile, ...]
     problems: tuple[Problem, ...]
     seconds: dict[str, float]
+    summary: Summary | None = None
     corrupt: bool = False
     error: str | None = None
 

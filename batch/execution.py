@@ -16,7 +16,7 @@ from batch.cluster import Cluster, connect
 from batch.commit import Receipt
 from batch.job import Execute
 from batch.plan import Unit
-from batch.score import Work, load_model, score_unit
+from batch.score import Work, score_unit
 from batch.settings import BatchSettings
 from zaphod.errors import BatchError, ZaphodError
 
@@ -77,7 +77,7 @@ def warm(work: Work) -> None:
     import ray.data  # noqa: F401  # every task of Ray Data needs it
 
     with contextlib.suppress(ZaphodError):
-        load_model(work.registry, work.model, work.version, work.bundle_sha256)
+        work.ask()
 
 
 def score_block(table: pa.Table, *, work: bytes) -> pa.Table:

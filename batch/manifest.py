@@ -10,8 +10,11 @@ from collections.abc import Collection
 import msgspec
 
 from batch.commit import OutputFile, Problem, Receipt
+from batch.model import Model, Version
 from batch.preflight import Preflight
+from batch.quality import Quality, quality_of
 from batch.settings import BatchSettings
+from batch.summary import add_up
 
 _LIBRARIES = ("zaphod", "ray", "pyarrow", "numpy", "scikit-learn", "onnxruntime")
 
@@ -26,7 +29,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelUsed(msgspec.Struct, frozen=True, kw_only=True):
-    """The version that scored every row."""
+    """A version that scored every row."""
 
     name: str
     version: int
@@ -57,12 +60,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     recipe: str
     model: ModelUsed
+    challenger: ModelUsed | None
     settings: dict[str, object]
     rows_in: int
     rows_out: int
     rows_rejected: int
     rejected: tuple[Problem, ...]
     corrupt_files: tuple[str, ...]
+    quality: Quality | None
     inputs: tuple[Input, ...]
     files: tuple[OutputFile, ...]
     libraries: dict[str, str]
@@ -81,21 +86,21 @@ def make_manifest(
     for receipt in ordered:
         for problem in receipt.problems:
             problems[problem.field, problem.reason] += problem.rows
+    summary = add_up(receipt.summary for receipt in ordered if receipt.summary is not None)
     return Manifest(
         run_id=ready.plan.run_id,
         recipe=ready.plan.recipe,
-        model=ModelUsed(
-            name=ready.work.model,
-            version=ready.work.version,
-            bundle_sha256=ready.work.bundle_sha256,
-            engine=ready.engine,
-        ),
+        model=_used(ready.work.champion, ready.ask.champion),
+        challenger=None
+        if ready.work.challenger is None or ready.ask.challenger is None
+        else _used(ready.work.challenger, ready.ask.challenger),
         settings=settings.model_dump(mode="json"),
         rows_in=sum(receipt.rows_in for receipt in ordered),
         rows_out=sum(receipt.rows_out for receipt in ordered),
         rows_rejected=sum(receipt.rows_rejected for receipt in ordered),
         rejected=tuple(Problem(field=name, reason=reason, rows=n) for (name, reason), n in sorted(problems.items())),
         corrupt_files=tuple(sorted({receipt.path for receipt in ordered if receipt.corrupt})),
+        quality=quality_of(summary, ready.ask) if summary is not None else None,
         inputs=tuple(
             Input(path=file.path, size_bytes=file.size_bytes, mtime_ns=file.mtime_ns, num_rows=file.num_rows)
             for file in ready.plan.files
@@ -104,6 +109,15 @@ def make_manifest(
         libraries={"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in _LIBRARIES},
         timing=timing,
+    )
+
+
+def _used(version: Version, model: Model) -> ModelUsed:
+    return ModelUsed(
+        name=version.name,
+        version=version.version,
+        bundle_sha256=version.bundle_sha256,
+        engine=model.predictor.engine,
     )
 
 

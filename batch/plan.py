@@ -77,18 +77,19 @@ class Plan:
 
 
 def make_plan(
-    files: Sequence[InputFile], settings: BatchSettings, *, model: str, bundle_sha256: str, kept: bytes = b""
+    files: Sequence[InputFile], settings: BatchSettings, *, model: str, bundle_sha256: Sequence[str], kept: bytes = b""
 ) -> Plan:
     """The same files, model and settings give the same plan with the same run id, on any machine.
 
-    model: `name@version`. kept: the kept columns' names and types, serialized.
+    model: `name@version` of the champion. bundle_sha256: of all versions that score. kept: the kept columns' names and
+    types, serialized.
     """
     ordered = tuple(sorted(files, key=lambda file: file.path))
     units = tuple(unit for file in ordered for unit in cut(file, unit_rows=settings.unit_rows))
     if settings.sample is not None:
         units = tuple(head(units, num_rows=settings.sample))
     # Limits, places and numbers of tasks are left out: they do not change a byte.
-    decisive: list[object] = [_LAYOUT, bundle_sha256, kept, settings.columns, settings.partition_by]
+    decisive: list[object] = [_LAYOUT, bundle_sha256, kept, settings.columns, settings.partition_by, settings.truth]
     decisive += [settings.csv_delimiter, settings.csv_null_values, settings.unit_rows, settings.batch_rows]
     recipe = _hash([*decisive, settings.keep])
     identity: list[object] = [recipe, settings.sample, settings.on_corrupt]

@@ -15,15 +15,16 @@ import pyarrow as pa
 from batch import source
 from batch.commit import Staging
 from batch.files import Location, locate
+from batch.model import resolve
 from batch.plan import Plan, Unit, make_plan
-from batch.rows import CorruptFileError, Wanted, check
-from batch.score import Model, Work, keep_columns, load_model, predict_decoded
+from batch.predict import CHALLENGER, Ask, keep_columns, predict
+from batch.rows import CorruptFileError, check
+from batch.score import Work
 from batch.settings import BatchSettings, OnCorrupt
 from batch.source import Inspected
 from zaphod.columns import from_table
 from zaphod.errors import BatchError, ConfigError, InvalidInputError
-from zaphod.registry import Reference, Registry
-from zaphod.schema import Schema
+from zaphod.schema import Schema, Task
 
 _SAMPLE_ROWS = 2_000
 _LONG_SAMPLE_ROWS = 20_000
@@ -56,7 +57,7 @@ class Preflight:
 
     plan: Plan
     work: Work
-    engine: str
+    ask: Ask
     estimate: Estimate | None
     free_bytes: int | None
 
@@ -73,65 +74,60 @@ def preflight(settings: BatchSettings) -> Preflight:
 
     settings: with absolute paths. Raises: ZaphodError naming the first file or column that does not fit.
     """
-    reference = Reference.parse(settings.model)
-    registry = Registry.open(settings.registry)
-    version = registry.resolve(reference)
-    sha256 = registry.load(reference.name, version).sha256
-    model = load_model(settings.registry, reference.name, version, sha256)
-    location, files = source.list_files(locate(settings.input))
-    # Kept columns of files without types are text, until a reader knows better.
-    text = pa.schema([(name, pa.string()) for name in settings.keep])
-    wanted = Wanted(
-        schema=model.schema,
-        kept=text,
-        csv_delimiter=settings.csv_delimiter,
-        csv_null_values=settings.csv_null_values,
-    )
-    inspected = source.inspect(location, files, wanted, keep=settings.keep)
-    kept = check_inputs(model.schema, inspected, settings)
-    plan = make_plan(
-        [each.file for each in inspected],
-        settings,
-        model=f"{reference.name}@{version}",
-        bundle_sha256=sha256,
-        kept=kept.serialize().to_pybytes(),
-    )
+    champion = resolve(settings.registry, settings.model)
+    challenger = resolve(settings.registry, settings.challenger) if settings.challenger is not None else None
+    keep = tuple(dict.fromkeys([*settings.keep, *([settings.truth] if settings.truth is not None else [])]))
     work = Work(
-        input=location.uri,
+        input=settings.input,
         output=settings.output,
-        run_id=plan.run_id,
-        registry=settings.registry,
-        model=reference.name,
-        version=version,
-        bundle_sha256=sha256,
-        kept=kept.serialize().to_pybytes(),
+        run_id="",
+        champion=champion,
+        challenger=challenger,
+        # Kept columns of files without types are text, until a reader knows better.
+        kept=pa.schema([(name, pa.string()) for name in keep]).serialize().to_pybytes(),
+        columns=settings.columns,
+        truth=settings.truth,
+        partition_by=settings.partition_by,
         csv_delimiter=settings.csv_delimiter,
         csv_null_values=settings.csv_null_values,
-        columns=settings.columns,
-        partition_by=settings.partition_by,
         on_corrupt=settings.on_corrupt,
         batch_rows=settings.batch_rows,
         max_attempts=settings.retries + 1,
     )
+    ask = work.ask()
+    wanted = work.wanted(ask)
+    _check_names(ask, settings, keep)
+    location, files = source.list_files(locate(settings.input))
+    inspected = source.inspect(location, files, wanted, keep=keep)
+    kept = check_inputs(wanted.schema, inspected, keep=keep, on_corrupt=settings.on_corrupt).serialize().to_pybytes()
+    plan = make_plan(
+        [each.file for each in inspected],
+        settings,
+        model=str(champion),
+        bundle_sha256=[version.bundle_sha256 for version in (champion, challenger) if version is not None],
+        kept=kept,
+    )
+    work = msgspec.structs.replace(work, input=location.uri, run_id=plan.run_id, kept=kept)
     estimate = None
     free_bytes = _free_bytes(locate(settings.output))
     if not Staging.open(settings.output, plan.run_id).is_published():
-        estimate = _estimate(plan, work, model, location)
+        estimate = _estimate(plan, work, ask, location)
         _check_space(estimate, free_bytes)
-    return Preflight(plan=plan, work=work, engine=model.predictor.engine, estimate=estimate, free_bytes=free_bytes)
+    return Preflight(plan=plan, work=work, ask=ask, estimate=estimate, free_bytes=free_bytes)
 
 
-def check_inputs(schema: Schema, inspected: Sequence[Inspected], settings: BatchSettings) -> pa.Schema:
-    """Every file has what the model and `keep` need; returns the kept columns with their types.
+def check_inputs(
+    schema: Schema, inspected: Sequence[Inspected], *, keep: Sequence[str], on_corrupt: OnCorrupt
+) -> pa.Schema:
+    """Every file has what the models and `keep` need; returns the kept columns with their types.
 
-    Raises: SchemaMismatchError, BatchError for a corrupt file, ConfigError for columns that collide.
+    Raises: SchemaMismatchError; BatchError for a corrupt file.
     """
-    _check_collisions(schema, settings.keep)
     kept: pa.Schema | None = None
     passed: list[pa.Schema] = []
     for each in inspected:
         if each.schema is None:
-            if settings.on_corrupt is OnCorrupt.FAIL:
+            if on_corrupt is OnCorrupt.FAIL:
                 raise BatchError(each.file.problem or each.file.path)
             continue
         if any(each.schema.equals(known) for known in passed):
@@ -139,34 +135,40 @@ def check_inputs(schema: Schema, inspected: Sequence[Inspected], settings: Batch
         table = each.schema.remove_metadata().empty_table()
         try:
             from_table(schema, table)
-            kept = keep_columns(table, kept or settings.keep).schema
+            kept = keep_columns(table, kept or keep).schema
         except InvalidInputError as error:
             raise type(error)(f"{error.message} (in {each.file.path})") from error
         passed.append(each.schema)
-    return kept or pa.schema([(name, pa.null()) for name in settings.keep])
+    return kept or pa.schema([(name, pa.null()) for name in keep])
 
 
-def _check_collisions(schema: Schema, keep: Sequence[str]) -> None:
-    output = schema.output
-    made = {"label", "value", "score", "model_version", *_REJECT_COLUMNS}
-    made |= {f"probability_{label}" for label in output.classes} | {f"value_{target}" for target in output.targets}
-    taken = sorted(made & set(keep))
-    if taken:
+def _check_names(ask: Ask, settings: BatchSettings, keep: Sequence[str]) -> None:
+    """Raises: ConfigError for columns that collide, and for a truth that the task has no use for."""
+    output = ask.champion.schema.output
+    made = {"label", "value", "score", *(f"value_{target}" for target in output.targets)}
+    made |= {f"probability_{label}" for label in output.classes}
+    taken = {*made, "model_version", *_REJECT_COLUMNS, *(f"{CHALLENGER}{name}" for name in (*made, "version"))}
+    double = sorted(taken & set(keep))
+    if double:
         raise ConfigError(
-            f"Cannot keep {taken}: the predictions or the rejects have columns of these names. Rename them in the "
+            f"Cannot keep {double}: the predictions or the rejects have columns of these names. Rename them in the "
             "input."
         )
+    if settings.truth is not None and (
+        output.task not in (Task.CLASSIFICATION, Task.REGRESSION) or len(output.targets) > 1
+    ):
+        raise ConfigError(f"Cannot use truth: a model for {output.task} has no single right answer. Leave it out.")
 
 
-def _estimate(plan: Plan, work: Work, model: Model, location: Location) -> Estimate | None:
+def _estimate(plan: Plan, work: Work, ask: Ask, location: Location) -> Estimate | None:
     """Scores a few rows of the first readable unit; None when none of them can be scored."""
     unit = next((unit for unit in plan.units if unit.problem is None and unit.num_rows != 0), None)
     if unit is None:
         return None
-    timed = _time(unit, work, model, location, num_rows=_SAMPLE_ROWS)
+    timed = _time(unit, work, ask, location, num_rows=_SAMPLE_ROWS)
     if timed is not None and timed.seconds < _QUICK_S:
         # A second, longer look: the first has paid for what is loaded at the first use.
-        timed = _time(unit, work, model, location, num_rows=_LONG_SAMPLE_ROWS)
+        timed = _time(unit, work, ask, location, num_rows=_LONG_SAMPLE_ROWS)
     if timed is None:
         return None
     return Estimate(
@@ -183,19 +185,19 @@ class _Timed:
     bytes_per_row: float
 
 
-def _time(unit: Unit, work: Work, model: Model, location: Location, *, num_rows: int) -> _Timed | None:
+def _time(unit: Unit, work: Work, ask: Ask, location: Location, *, num_rows: int) -> _Timed | None:
     """Reads, checks and scores the unit's first rows; None when none of them can be scored."""
     few = msgspec.structs.replace(unit, num_rows=min(unit.num_rows or num_rows, num_rows))
     began = time.perf_counter()
     try:
-        batch = next(source.read(location, few, work.wanted(model.schema), batch_rows=num_rows), None)
+        batch = next(source.read(location, few, work.wanted(ask), batch_rows=num_rows), None)
     except CorruptFileError as error:
         if work.on_corrupt is OnCorrupt.FAIL:
             raise BatchError(error.message) from error
         return None
-    if batch is None or not len((decoded := check(model.schema, batch)).kept):
+    if batch is None or not len((decoded := check(ask.champion.schema, batch)).kept):
         return None
-    predicted = predict_decoded(model, decoded, keep_columns(batch.table, work.kept_schema), columns=work.columns)
+    predicted = predict(ask, batch, decoded, keep_columns(batch.table, work.kept_schema)).table
     seconds = time.perf_counter() - began
     return _Timed(batch.num_rows, seconds, bytes_per_row=predicted.nbytes / predicted.num_rows)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,16 +14,15 @@ import pyarrow as pa
 from batch import source
 from batch.commit import Problem, Receipt, Staging
 from batch.files import locate
+from batch.model import Version, joint_schema, load_model
 from batch.plan import Unit
+from batch.predict import Ask, keep_columns, predict
 from batch.rows import Batch, CorruptFileError, Wanted, check
 from batch.settings import OnCorrupt
+from batch.summary import Summary, add_up
 from batch.writer import PartitionedWriter, PartWriter
-from zaphod import outputs
-from zaphod.columns import Decoded, Reject
-from zaphod.errors import ConfigError, ModelLoadError, SchemaMismatchError, ZaphodError
-from zaphod.predictor import Predictor
-from zaphod.registry import Registry
-from zaphod.schema import Schema
+from zaphod.columns import Reject
+from zaphod.errors import ZaphodError
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,13 +31,12 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     input: str
     output: str
     run_id: str
-    registry: str
-    model: str
-    version: int
-    bundle_sha256: str
+    champion: Version
+    challenger: Version | None
     kept: bytes
     """The kept columns' names and types: a serialized Arrow schema."""
     columns: tuple[str, ...]
+    truth: str | None
     partition_by: tuple[str, ...]
     csv_delimiter: str
     csv_null_values: tuple[str, ...]
@@ -51,32 +48,23 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     def kept_schema(self) -> pa.Schema:
         return pa.ipc.read_schema(pa.py_buffer(self.kept))
 
-    def wanted(self, schema: Schema) -> Wanted:
+    def ask(self) -> Ask:
+        """Loads what is not loaded yet. Raises: ModelError."""
+        return Ask(
+            champion=load_model(self.champion),
+            challenger=load_model(self.challenger) if self.challenger is not None else None,
+            columns=self.columns,
+            truth=self.truth,
+        )
+
+    def wanted(self, ask: Ask) -> Wanted:
         """What a unit's readers are asked for."""
         return Wanted(
-            schema=schema,
+            schema=joint_schema(ask.champion.schema, ask.challenger.schema if ask.challenger is not None else None),
             kept=self.kept_schema,
             csv_delimiter=self.csv_delimiter,
             csv_null_values=self.csv_null_values,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """One version, loaded."""
-
-    schema: Schema
-    predictor: Predictor
-    version: int
-
-
-@functools.lru_cache(maxsize=2)
-def load_model(registry: str, name: str, version: int, bundle_sha256: str) -> Model:
-    """Loaded once in a process, for all units that it scores. Raises: ModelError."""
-    bundle = Registry.open(registry).load(name, version)
-    if bundle.sha256 != bundle_sha256:
-        raise ModelLoadError(f"Cannot score with {name}@{version}: its bundle was changed since the job started.")
-    return Model(schema=bundle.schema, predictor=bundle.load_predictor(), version=version)
 
 
 def score_unit(unit: Unit, work: Work) -> Receipt:
@@ -90,8 +78,7 @@ def score_unit(unit: Unit, work: Work) -> Receipt:
                 f"Cannot score {unit.path}: the process died {work.max_attempts} times, perhaps for lack of memory. "
                 "Lower batch_rows or max_tasks.",
             )
-        model = load_model(work.registry, work.model, work.version, work.bundle_sha256)
-        receipt = _score(unit, work, model)
+        receipt = _score(unit, work, work.ask())
     except CorruptFileError as error:
         if work.on_corrupt is OnCorrupt.FAIL:
             return Receipt.failed(unit.id, error.message)
@@ -100,43 +87,6 @@ def score_unit(unit: Unit, work: Work) -> Receipt:
         return Receipt.failed(unit.id, error.message)
     staging.leave_receipt(receipt)
     return receipt
-
-
-def predict_decoded(model: Model, decoded: Decoded, kept: pa.Table, *, columns: Sequence[str]) -> pa.Table:
-    """Kept columns, outputs and `model_version` of the rows that may be scored; at least one.
-
-    columns: the outputs that are wanted; all when empty. Raises: ZaphodError.
-    """
-    predicted = outputs.to_arrow(model.schema, model.predictor.predict(decoded.columns))
-    if columns:
-        predicted = select_outputs(predicted, columns)
-    if decoded.rejects:
-        kept = kept.take(pa.array(decoded.kept))
-    table = dict(zip(kept.column_names, kept.columns, strict=True))
-    table |= dict(zip(predicted.column_names, predicted.columns, strict=True))
-    table["model_version"] = pa.repeat(pa.scalar(model.version, pa.int64()), len(decoded.kept))
-    return pa.table(table)
-
-
-def select_outputs(predicted: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Raises: ConfigError when the model has no such output."""
-    strange = [name for name in columns if name not in predicted.column_names]
-    if strange:
-        raise ConfigError(f"Expected columns among {predicted.column_names}, got {strange} - at `columns`")
-    return predicted.select(list(columns))
-
-
-def keep_columns(table: pa.Table, kept: pa.Schema | Sequence[str]) -> pa.Table:
-    """The columns to carry along, in the schema's types where one is given. Raises: SchemaMismatchError."""
-    names = kept.names if isinstance(kept, pa.Schema) else list(kept)
-    missing = [name for name in names if name not in table.column_names]
-    if missing:
-        raise SchemaMismatchError(f"Expected a column `{missing[0]}` to keep, got none")
-    selected = table.select(names)
-    try:
-        return selected.cast(kept) if isinstance(kept, pa.Schema) else selected
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise SchemaMismatchError(f"Expected columns to keep of one type in all files, got others: {error}") from error
 
 
 @dataclass
@@ -152,15 +102,16 @@ class _Seconds:
         self.spent[phase] += time.perf_counter() - began
 
 
-def _score(unit: Unit, work: Work, model: Model) -> Receipt:
+def _score(unit: Unit, work: Work, ask: Ask) -> Receipt:
     seconds = _Seconds()
     kept_schema = work.kept_schema
     staging = Staging.open(work.output, work.run_id)
     predictions = PartitionedWriter(staging, "predictions", f"{unit.id}.parquet", partition_by=work.partition_by)
     rejects = PartWriter(staging, f"rejects/{unit.id}.parquet")
     problems: Counter[tuple[str, str]] = Counter()
+    summaries: list[Summary] = []
     rows_in = 0
-    batches = source.read(locate(work.input), unit, work.wanted(model.schema), batch_rows=work.batch_rows)
+    batches = source.read(locate(work.input), unit, work.wanted(ask), batch_rows=work.batch_rows)
     with contextlib.ExitStack() as stack:
         while True:
             with seconds.of("read"):
@@ -168,7 +119,7 @@ def _score(unit: Unit, work: Work, model: Model) -> Receipt:
             if batch is None:
                 break
             with seconds.of("check"):
-                decoded = check(model.schema, batch)
+                decoded = check(ask.champion.schema, batch)
                 kept = keep_columns(batch.table, kept_schema)
             refused = [*batch.lost, *decoded.rejects]
             if refused:
@@ -176,9 +127,10 @@ def _score(unit: Unit, work: Work, model: Model) -> Receipt:
                 rejects.write(_reject_table(unit, batch, decoded.rejects, kept), stack=stack)
             if len(decoded.kept):
                 with seconds.of("score"):
-                    predicted = predict_decoded(model, decoded, kept, columns=work.columns)
+                    predicted = predict(ask, batch, decoded, kept)
+                summaries.append(predicted.summary)
                 with seconds.of("write"):
-                    predictions.write(predicted, stack=stack)
+                    predictions.write(predicted.table, stack=stack)
             rows_in += batch.num_rows
         with seconds.of("write"):
             stack.close()
@@ -191,6 +143,7 @@ def _score(unit: Unit, work: Work, model: Model) -> Receipt:
         files=(*predictions.written(), *((rejects.written(),) if rejects.num_rows else ())),
         problems=tuple(Problem(field=name, reason=reason, rows=n) for (name, reason), n in sorted(problems.items())),
         seconds=seconds.spent,
+        summary=add_up(summaries),
     )
 
 

@@ -39,6 +39,13 @@ class BatchSettings(Settings):
     csv_null_values: tuple[str, ...] = ("",)
     """Cells of a CSV file, without quotes, that mean null."""
 
+    challenger: str | None = None
+    """Another version that scores the same rows in the same pass, beside the champion: `name@challenger`, `name@8`."""
+
+    truth: str | None = None
+    """An input column with the right answers, null where not known yet: the manifest tells how good the model was. It
+    is carried along like a kept column."""
+
     keep: tuple[str, ...] = ()
     """Input columns to carry into the predictions and the rejects: identifiers, times."""
 

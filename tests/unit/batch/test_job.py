@@ -245,7 +245,7 @@ def test_a_sample_is_published_beside(tmp_path: Path, registry: Registry) -> Non
     assert (tmp_path / "output/current.json").read_bytes() == before
 
 
-def test_the_newest_of_two_models_current(tmp_path: Path, registry: Registry) -> None:
+def test_the_newest_of_two_models_is_current(tmp_path: Path, registry: Registry) -> None:
     """Each run has its folder; asking for the first again makes it current again."""
     tables.write_input(tmp_path / "input")
     first = tables.run(tables.make_settings(tmp_path, registry))
