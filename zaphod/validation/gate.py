@@ -47,12 +47,17 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that the verdict rests on. against_champion is None when there is none to compare with; note says why."""
+    """All that the verdict rests on.
+
+    against_champion is None when there is nothing to compare with, and champion_note says why; has_champion tells a
+    champion that could not be compared, which is a failure, from none at all.
+    """
 
     num_rows: int
     num_rejected: int
     candidate: ModelMetrics
     against_champion: Comparison | None
+    has_champion: bool
     champion_note: str
     against_dummy: Comparison | None
     against_linear: Comparison | None
@@ -72,7 +77,7 @@ def judge(facts: Facts, settings: ValidationSettings) -> Verdict:
 
 
 def _checks(facts: Facts, settings: ValidationSettings) -> Iterator[Check]:
-    yield _check("enough rows", f"{facts.num_rows} labelled rows, at least {settings.min_rows}",
+    yield _check("enough rows", f"{facts.num_rows:,} labelled rows, at least {settings.min_rows:,}",
                  passed=facts.num_rows >= settings.min_rows, value=facts.num_rows, limit=settings.min_rows)  # fmt: skip
     yield _rejects(facts, settings)
     for rule in settings.metrics:
@@ -103,7 +108,7 @@ def _checks(facts: Facts, settings: ValidationSettings) -> Iterator[Check]:
 def _rejects(facts: Facts, settings: ValidationSettings) -> Check:
     total = facts.num_rows + facts.num_rejected
     share, limit = facts.num_rejected / max(total, 1), settings.max_rejected_share
-    detail = f"{facts.num_rejected} of {total} rows break the schema, at most {limit:.3g} of all"
+    detail = f"{facts.num_rejected:,} of {total:,} rows break the schema, at most {limit:.3g} of all"
     return _check("rows fit the schema", detail, passed=share <= limit, value=share, limit=limit)
 
 
@@ -125,7 +130,7 @@ def _metric_checks(facts: Facts, rule: MetricRule) -> Iterator[Check]:
 def _against_champion(facts: Facts, name: str, title: str, *, margin: float) -> Check:
     label = f"{title} against the champion"
     if facts.against_champion is None:
-        return _skipped(label, facts.champion_note)
+        return _uncompared(label, facts)
     gain = facts.against_champion.gain(name)
     if gain is None:
         return _skipped(label, "the champion does not have this metric")
@@ -172,7 +177,7 @@ def _slice_drop(report: SliceReport, *, limit: float) -> Check:
 def _slice_champion(facts: Facts) -> Check:
     title = "no slice worse than the champion"
     if facts.against_champion is None:
-        return _skipped(title, facts.champion_note)
+        return _uncompared(title, facts)
     compared = [one for one in facts.slices.slices if one.champion_gain_high is not None]
     if not compared:
         return _skipped(title, "no slice is large enough to compare")
@@ -221,9 +226,15 @@ def _check(name: str, detail: str, *, passed: bool, value: float | None = None, 
     return Check(name=name, status=status, detail=detail, value=value, limit=limit)
 
 
+def _uncompared(name: str, facts: Facts) -> Check:
+    if not facts.has_champion:
+        return _skipped(name, facts.champion_note)
+    return _check(name, f"cannot be compared: {facts.champion_note}", passed=False)
+
+
 def _skipped(name: str, why: str) -> Check:
     return Check(name=name, status=Status.SKIPPED, detail=why)
 
 
 def _named(one: Slice) -> str:
-    return f"`{one.field}` {one.label} ({one.num_rows} rows)"
+    return f"`{one.field}` {one.label} ({one.num_rows:,} rows)"

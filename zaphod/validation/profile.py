@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from zaphod.columns import Columns
 from zaphod.errors import ModelLoadError
 from zaphod.predictor import Predictions
-from zaphod.schema import DType, Schema, Task
+from zaphod.schema import DType, LogPolicy, Schema, Task
 
 _DECILES = tuple(i / 10 for i in range(1, 10))
 _MAX_CATEGORIES = 50
@@ -52,7 +52,9 @@ def make_profile(schema: Schema, columns: Columns, predictions: Predictions) -> 
     made: list[NumberProfile | CategoryProfile] = []
     for field in schema.fields:
         if field.is_string:
-            made.append(_of_strings(field.name, pa.array(fields[field.name], type=pa.string())))
+            # What may not be logged may not be kept here either: then only nulls are counted apart.
+            most = _MAX_CATEGORIES if field.log is LogPolicy.KEEP else 0
+            made.append(_of_strings(field.name, pa.array(fields[field.name], type=pa.string()), most=most))
             continue
         values = columns.numbers[:, schema.number_fields.index(field)]
         made.append(_of_numbers(field.name, values, edges=(0.5,) if field.dtype is DType.BOOL else None))
@@ -144,13 +146,13 @@ def _of_numbers(name: str, values: NDArray[np.float64], *, edges: tuple[float, .
     return NumberProfile(name=name, edges=edges, counts=tuple(_count(np.array(edges), values).tolist()))
 
 
-def _of_strings(name: str, values: pa.Array) -> CategoryProfile:
+def _of_strings(name: str, values: pa.Array, *, most: int = _MAX_CATEGORIES) -> CategoryProfile:
     counted = pc.value_counts(values.drop_null())
     pairs = sorted(
         zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True),
         key=lambda pair: (-pair[1], pair[0]),
     )
-    profile = CategoryProfile(name=name, values=tuple(value for value, _ in pairs[:_MAX_CATEGORIES]), counts=())
+    profile = CategoryProfile(name=name, values=tuple(value for value, _ in pairs[:most]), counts=())
     return msgspec.structs.replace(profile, counts=tuple(count_strings(profile, values).tolist()))
 
 

@@ -28,32 +28,53 @@ class PairedTest:
     p_value: float
 
 
+class Ranking:
+    """Rows ordered by score once, so that the AUC of any part of them takes no further sorting.
+
+    positive: shape (n_rows,). scores: float64, shape (n_rows,), without NaN; rows with equal scores are ties.
+    """
+
+    def __init__(self, positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> None:
+        self._positive = positive
+        distinct, self._group = np.unique(scores, return_inverse=True)
+        self._num_groups = len(distinct)
+
+    def components(self, inside: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """DeLong's structural components: of each positive row the share of negatives below it, and of each negative
+        row the share of positives above it; a tie counts half. None when either class is empty.
+        """
+        above, below = self._group[inside & self._positive], self._group[inside & ~self._positive]
+        if not len(above) or not len(below):
+            return None
+        num_above = np.bincount(above, minlength=self._num_groups)
+        num_below = np.bincount(below, minlength=self._num_groups)
+        negatives_under = np.cumsum(num_below) - num_below / 2
+        positives_under = np.cumsum(num_above) - num_above / 2
+        return negatives_under[above] / len(below), 1.0 - positives_under[below] / len(above)
+
+    def auc(self, inside: NDArray[np.bool_]) -> Auc:
+        """Mann-Whitney AUC of a part, with DeLong's variance."""
+        parts = self.components(inside)
+        if parts is None:
+            return Auc(value=math.nan, variance=math.nan)
+        return Auc(value=float(parts[0].mean()), variance=_variance(*parts))
+
+
 def auc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> Auc:
-    """Mann-Whitney AUC, a tie counts half, with DeLong's variance."""
-    components = _components(positive, scores)
-    if components is None:
-        return Auc(value=math.nan, variance=math.nan)
-    by_positive, by_negative = components
-    if min(len(by_positive), len(by_negative)) < 2:
-        return Auc(value=float(by_positive.mean()), variance=math.nan)
-    variance = by_positive.var(ddof=1) / len(by_positive) + by_negative.var(ddof=1) / len(by_negative)
-    return Auc(value=float(by_positive.mean()), variance=float(variance))
+    """Of all rows."""
+    return Ranking(positive, scores).auc(np.ones(len(positive), dtype=bool))
 
 
-def compare_auc(
-    positive: NDArray[np.bool_], first: NDArray[np.float64], second: NDArray[np.float64]
-) -> PairedTest | None:
+def compare_auc(first: Ranking, second: Ranking, inside: NDArray[np.bool_]) -> PairedTest | None:
     """AUC of first minus AUC of second on the same rows; None without two rows of each class.
 
-    DeLong, DeLong, Clarke-Pearson 1988, Biometrics 44:837, with the midranks of Sun and Xu 2014, IEEE SPL 21:1389.
+    DeLong, DeLong, Clarke-Pearson 1988, Biometrics 44:837, by ranks as in Sun and Xu 2014, IEEE SPL 21:1389.
     """
-    a, b = _components(positive, first), _components(positive, second)
+    a, b = first.components(inside), second.components(inside)
     if a is None or b is None or min(len(a[0]), len(a[1])) < 2:
         return None
     by_positive, by_negative = a[0] - b[0], a[1] - b[1]
-    difference = float(by_positive.mean())
-    variance = by_positive.var(ddof=1) / len(by_positive) + by_negative.var(ddof=1) / len(by_negative)
-    return z_test(difference, float(variance))
+    return z_test(float(by_positive.mean()), _variance(by_positive, by_negative))
 
 
 def z_test(difference: float, variance: float) -> PairedTest:
@@ -85,14 +106,7 @@ def mcnemar(*, only_first: int, only_second: int) -> PairedTest:
     return PairedTest(difference=difference, variance=float(discordant), statistic=statistic, p_value=float(p_value))
 
 
-def _components(
-    positive: NDArray[np.bool_], scores: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """DeLong's structural components: for each positive the share of negatives below it, and the reverse."""
-    above, below = scores[positive], scores[~positive]
-    if not len(above) or not len(below):
-        return None
-    ranks = scipy.stats.rankdata(np.concatenate([above, below]))
-    by_positive = (ranks[: len(above)] - scipy.stats.rankdata(above)) / len(below)
-    by_negative = 1.0 - (ranks[len(above) :] - scipy.stats.rankdata(below)) / len(above)
-    return by_positive, by_negative
+def _variance(by_positive: NDArray[np.float64], by_negative: NDArray[np.float64]) -> float:
+    if min(len(by_positive), len(by_negative)) < 2:
+        return math.nan
+    return float(by_positive.var(ddof=1) / len(by_positive) + by_negative.var(ddof=1) / len(by_negative))

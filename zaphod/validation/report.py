@@ -103,7 +103,7 @@ def _checks(validation: Validation) -> str:
 
 def _check_row(check: Check) -> str:
     return (
-        f'<tr><td>{_text(check.name)}</td><td><span class="badge {check.status}">{check.status}</span></td>'
+        f'<tr><td class="name">{_text(check.name)}</td><td><span class="badge {check.status}">{check.status}</span></td>'
         f"<td>{_code(check.detail)}</td></tr>"
     )
 
@@ -202,7 +202,8 @@ def _lines(validation: Validation, curves: Sequence[Curve], *, metric: str) -> l
         if model.role is Role.DUMMY and validation.kind is not Kind.REGRESSION:
             continue
         value = next((one.interval.value for one in model.metrics if one.metric.name == metric), None)
-        label = _LEGENDS[model.role] + ("" if value is None else f" {value:.3g}")
+        digits = ".3g" if validation.kind is Kind.REGRESSION else ".3f"
+        label = _LEGENDS[model.role] + ("" if value is None else f" {value:{digits}}")
         lines.append(Line(model.role, label, curve.x, curve.y))
     return lines
 

@@ -69,6 +69,7 @@ def validate_model(
     if len(request.targets) != shape.num_truths:
         raise ConfigError(f"Expected {shape.num_truths} target columns for {bundle.name}, got {len(request.targets)}")
     source = Source.open(request.data)
+    identity = source.identity()
     candidate = Contender(role=Role.CANDIDATE, bundle=bundle, predictor=bundle.load_predictor())
     champion, note = _champion(registry, request.champion, bundle, source)
     contenders = (candidate,) if champion is None or note else (candidate, champion)
@@ -111,6 +112,7 @@ def validate_model(
         num_rejected=counts.rejected,
         candidate=statistics.models[0],
         against_champion=against_champion,
+        has_champion=champion is not None,
         champion_note=note,
         against_dummy=_comparison(statistics, Role.DUMMY),
         against_linear=_comparison(statistics, Role.LINEAR),
@@ -129,7 +131,7 @@ def validate_model(
         champion_note=note,
         kind=shape.kind,
         holdout=Holdout(
-            data=source.identity(),
+            data=identity,
             targets=request.targets,
             num_rows=counts.scored,
             num_rejected=counts.rejected,

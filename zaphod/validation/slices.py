@@ -18,7 +18,7 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from zaphod.columns import Columns
-from zaphod.schema import DType, Schema
+from zaphod.schema import DType, LogPolicy, Schema
 from zaphod.validation import metrics, ranks
 from zaphod.validation.metrics import Metric
 from zaphod.validation.rows import Answers, Kind, Rows, Shape
@@ -76,7 +76,12 @@ class Slicer:
             for i, one in enumerate(schema.number_fields)
         ]
         self._strings = [
-            _cut_strings(one.name, pa.array(column, type=pa.string()), max_categories=max_categories)
+            # A report is a log, too.
+            _cut_strings(
+                one.name,
+                pa.array(column, type=pa.string()),
+                max_categories=max_categories if one.log is LogPolicy.KEEP else 0,
+            )
             for one, column in zip(schema.string_fields, first.strings, strict=True)
         ]
         self.axes = (*self._numbers, *self._strings)
@@ -212,7 +217,7 @@ class _Measure:
         self._positive = rows.truth[:, 0] == 1
         models = rows.answers[: 2 if has_champion else 1]
         if metric is metrics.ROC_AUC:
-            self._scores = [_scores(one) for one in models]
+            self._rankings = [ranks.Ranking(self._positive, _scores(one)) for one in models]
             self._contributions: list[NDArray[np.float64]] = []
         else:
             self._contributions = [contributions(shape, metric, rows.truth, one) for one in models]
@@ -221,15 +226,15 @@ class _Measure:
         if self._metric is metrics.ROC_AUC:
             if not self._has_both(inside):
                 return _Estimate(math.nan, math.nan)
-            area = ranks.auc(self._positive[inside], self._scores[0][inside])
+            area = self._rankings[0].auc(inside)
             return _Estimate(area.value, area.variance)
         return _mean(self._contributions[0][inside])
 
     def gain(self, inside: NDArray[np.bool_]) -> _Estimate | None:
         if self._metric is metrics.ROC_AUC:
-            if len(self._scores) < 2 or not self._has_both(inside):
+            if len(self._rankings) < 2 or not self._has_both(inside):
                 return None
-            test = ranks.compare_auc(self._positive[inside], self._scores[0][inside], self._scores[1][inside])
+            test = ranks.compare_auc(self._rankings[0], self._rankings[1], inside)
             return None if test is None else _Estimate(test.difference, test.variance)
         if len(self._contributions) < 2:
             return None

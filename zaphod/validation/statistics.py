@@ -178,7 +178,8 @@ class _PairedTests:
             return
         assert first.scores is not None
         assert second.scores is not None
-        test = ranks.compare_auc(truth == 1, first.scores, second.scores)
+        rankings = [ranks.Ranking(truth == 1, scores) for scores in (first.scores, second.scores)]
+        test = ranks.compare_auc(rankings[0], rankings[1], np.ones(rows.num_rows, dtype=bool))
         if test is not None:
             self._rows += rows.num_rows
             self._difference += rows.num_rows * test.difference

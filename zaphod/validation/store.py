@@ -21,6 +21,7 @@ from zaphod.validation.gate import Verdict
 
 
 class _Version(msgspec.Struct, frozen=True):
+    name: str
     version: int
     bundle_sha256: str
 
@@ -96,7 +97,8 @@ def check_gate(registry: Registry, name: str, *, version: int) -> Verdict | None
     if record is None or record.candidate.bundle_sha256 != store.bundle_sha256(name, version):
         return None
     champion = registry.state(name).aliases.get(CHAMPION)
-    compared = None if record.champion is None else record.champion.version
+    other = record.champion
+    compared = None if other is None or other.name != name else other.version
     if champion in (None, compared, version):
         return record.verdict
     reason = (

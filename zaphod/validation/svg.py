@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-_CHARACTER_PX = 6.2
+_CHARACTER_PX = 6.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Frame:
         for css, label in entries:
             self.line(x, y, x + 20, y, css=css)
             self.text(x + 26, y + 4, label, css="tick")
-            x += 38 + _CHARACTER_PX * len(label)
+            x += 36 + _CHARACTER_PX * len(label)
 
     def render(self) -> str:
         body = "".join(self.parts)
