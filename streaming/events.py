@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 
@@ -49,9 +48,8 @@ class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
     data: msgspec.Raw = msgspec.Raw(b"")
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """What stood around the row, for the answer. id: the CloudEvent's own, or the event's."""
+class Envelope(msgspec.Struct, frozen=True, gc=False):
+    """What stood around the row, for the answer. id: the CloudEvent's own, or the event's first."""
 
     form: Form
     id: str
@@ -59,7 +57,7 @@ class Envelope:
     subject: str | None = None
 
 
-class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The answer to one event; `source` is the event's own, where it had one."""
 
     id: str
@@ -90,13 +88,13 @@ _encoder = msgspec.json.Encoder()
 def decode(event: Event, decoder: RowDecoder) -> tuple[Row, Envelope]:
     """Raises: DecodeError when it is not JSON, InvalidInputError naming field and reason."""
     form = _form(event)
+    if form is Form.JSON:
+        return decoder.decode_row(event.value), Envelope(form, original_id(event))
     if form is Form.STRUCTURED:
         cloud = _decode_cloud(event.value)
         return decoder.decode_row(cloud.data), Envelope(form, cloud.id, cloud.source, cloud.subject)
-    if form is Form.BINARY:
-        envelope = Envelope(form, _attribute(event, "id"), _attribute(event, "source"), event.headers.get("ce_subject"))
-        return decoder.decode_row(event.value), envelope
-    return decoder.decode_row(event.value), Envelope(form, original_id(event))
+    envelope = Envelope(form, _attribute(event, "id"), _attribute(event, "source"), event.headers.get("ce_subject"))
+    return decoder.decode_row(event.value), envelope
 
 
 def encode(event: Event, envelope: Envelope, *, partition: int, stamp: Stamp, prediction: PredictionRow) -> Output:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from streaming import events
 from streaming.queues.base import Cause, Consumer, DeadLetter, Event, MicroBatch, Output
 from streaming.settings import ScoringSettings
@@ -31,8 +33,7 @@ class Answers:
     dead_letters: list[DeadLetter] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Decoded:
+class _Decoded(msgspec.Struct, frozen=True, gc=False):
     event: Event
     row: Row
     envelope: events.Envelope
