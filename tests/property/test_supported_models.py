@@ -35,7 +35,11 @@ def test_the_engine_on_the_page_is_the_engine(case: Case) -> None:
         if ON_PAGE[case.section, case.name] == "sklearn":
             return  # it compiles, and parity refuses it: on more rows than are compared here
         got, expected = compiled.predict(rows), SklearnPredictor(model, schema).predict(rows)
+        nothing = compiled.predict(rows.take(np.zeros(0, dtype=np.int64)))
 
+    for name in ("labels", "probabilities", "values", "scores"):
+        answer = getattr(got, name)
+        assert answer is None or getattr(nothing, name).shape == (0, *answer.shape[1:])
     assert expected.labels is None or (np.asarray(got.labels) == np.asarray(expected.labels)).all()
     if expected.probabilities is not None:
         np.testing.assert_allclose(got.probabilities, expected.probabilities, atol=1e-9)

@@ -77,7 +77,7 @@ def convert(estimator: BaseEstimator, schema: Schema) -> bytes:
 def _run(
     estimator: BaseEstimator, schema: Schema, vocabulary: Vocabulary, *, is_rehearsal: bool
 ) -> tuple[Scope, Prediction]:
-    inputs = Inputs(num_numbers=len(schema.number_fields), sizes=vocabulary.sizes())
+    inputs = Inputs(nullable=tuple(field.nullable for field in schema.number_fields), sizes=vocabulary.sizes())
     scope = Scope(
         graph=Graph(inputs.num_inputs, is_rehearsal=is_rehearsal),
         inputs=inputs,

@@ -59,11 +59,15 @@ class Inputs:
     """Where the fields stand in x: numbers first, then one code for each string field.
 
     A string field's codes are `offsets[i]` to `offsets[i] + sizes[i] - 1`: one for each known string, then null, then
-    any other. Offsets differ, so that one look-up table can hold the rows of every field.
+    any other. nullable: per number field. Offsets differ, so that one look-up table can hold the rows of every field.
     """
 
-    num_numbers: int
+    nullable: tuple[bool, ...]
     sizes: tuple[int, ...]
+
+    @property
+    def num_numbers(self) -> int:
+        return len(self.nullable)
 
     @property
     def num_inputs(self) -> int:

@@ -14,6 +14,7 @@ INPUT = "x"
 _OPSET = 21
 _ML_OPSET = 5
 _ML = "ai.onnx.ml"
+_ML_OPS = frozenset({"ArrayFeatureExtractor", "TreeEnsemble"})
 _IR_VERSION = 10
 
 Attribute: TypeAlias = int | float | str | Sequence[int] | NDArray[np.generic]
@@ -48,7 +49,7 @@ class Graph:
                 name: numpy_helper.from_array(value, name) if isinstance(value, np.ndarray) else value
                 for name, value in attributes.items()
             }
-            domain = _ML if op == "TreeEnsemble" else ""
+            domain = _ML if op in _ML_OPS else ""
             self._nodes.append(helper.make_node(op, names, outputs, domain=domain, **tensors))
             self._made[key] = outputs
         return self._made[key]

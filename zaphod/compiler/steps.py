@@ -477,7 +477,8 @@ def last_at_most(steps: Sequence[Step], thresholds: Doubles) -> Doubles:
     # Invariant: the result at `low` is <= the threshold (or low is -inf), at `high` above it (or high is inf).
     for _ in range(65):
         middle = (low >> 1) + (high >> 1) + (low & high & 1)
-        at_most = compose(steps, _unrank(middle)) <= thresholds
+        # Where a function does not begin yet it gives NaN: that is below all it gives later.
+        at_most = ~(compose(steps, _unrank(middle)) > thresholds)
         low = np.where(at_most, middle, low)
         high = np.where(at_most, high, middle)
     return _unrank(low)

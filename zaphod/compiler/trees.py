@@ -57,9 +57,22 @@ def sum_vectors(
         ]
         pieces.append(_emit(graph, source, leaves, [questions[i] for i in chunk], num_targets=len(chunk)))
     found = pieces[0] if len(pieces) == 1 else graph.add("Concat", *pieces, axis=1)
-    table = np.concatenate([tree.value for tree in trees])
-    rows = graph.add("Gather", table, graph.add("Cast", found, to=7), axis=0)
-    return graph.add("ReduceSum", rows, np.array([1]), keepdims=0)
+    return _sum_rows(graph, found, np.concatenate([tree.value for tree in trees]), num_trees=len(trees))
+
+
+def _sum_rows(graph: Graph, found: str, table: NDArray[np.float64], *, num_trees: int) -> str:
+    """The sum of the table's rows that `found` names, [n, num_trees] to [n, C], added in the trees' order."""
+    if table.shape[1] > 2:
+        rows = graph.add("Gather", table, graph.add("Cast", found, to=7), axis=0)
+        return graph.add("ReduceSum", rows, np.array([1]), keepdims=0)
+    # Gather copies row by row: short rows go a third faster number by number, tree by tree.
+    positions = graph.add("Cast", graph.add("Transpose", found, perm=[1, 0]), to=7)
+    sums = []
+    for column in table.T:
+        picked = graph.add("ArrayFeatureExtractor", np.ascontiguousarray(column[None, :]), positions)
+        by_tree = graph.add("Reshape", picked, np.array([num_trees, -1]))
+        sums.append(graph.add("ReduceSum", by_tree, np.array([0]), keepdims=1))
+    return graph.add("Transpose", graph.add("Concat", *sums, axis=0), perm=[1, 0])
 
 
 def sum_numbers(
@@ -97,10 +110,12 @@ def _prepare(
     """The ensemble's input, and each tree's questions to it."""
     if float32:
         features = apply_steps(graph, features, [(ToFloat32(),)] * len(features))
-    features, source = splittable(graph, inputs, features)
+    # The operator asks questions of one kind only a quarter faster: that pays for computing categories first.
+    is_large = sum(len(tree.feature) for tree in trees) > _CACHED_NODES
+    source = splittable(graph, inputs, features, plain=is_large)
     if graph.is_rehearsal:
-        return source, [None] * len(trees)  # type: ignore[list-item]  # nothing looks at them
-    return source, ask(inputs, features, trees)
+        return source.tensor, [None] * len(trees)  # type: ignore[list-item]  # nothing looks at them
+    return source.tensor, ask(inputs, source, trees)
 
 
 def _emit(graph: Graph, source: str, trees: Sequence[Tree], questions: Sequence[Questions], *, num_targets: int) -> str:

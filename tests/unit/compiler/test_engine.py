@@ -9,7 +9,7 @@ import onnx
 import pyarrow as pa
 import pytest
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import AdaBoostClassifier
+from sklearn.ensemble import AdaBoostClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
@@ -94,11 +94,20 @@ def test_threads_share_a_predictor(strict: tuple[OnnxPredictor, SklearnPredictor
     assert all((answer == expected).all() for answer in answers)
 
 
-def test_no_rows_have_no_answers(strict: tuple[OnnxPredictor, SklearnPredictor, Columns]) -> None:
-    """An empty table is scored, to nothing."""
-    compiled, _, rows = strict
+def test_no_rows_have_no_answers() -> None:
+    """An empty table is scored, to nothing, by a forest too large for one node as well."""
+    X = models.table(1500, seed=4)
+    coin = np.random.default_rng(0).random(len(X)) > 0.5
+    forest = models.pipeline(RandomForestClassifier(40, random_state=0)).fit(X, coin)
+    schema = infer_schema(forest, X, nullable=models.NULLABLE)
+    compiled = OnnxPredictor(compile_model(forest, schema).model, schema)
+    rows = sample_columns(schema, X)
+    assert sum(tree.tree_.node_count for tree in forest[-1].estimators_) > 20_000
 
-    assert compiled.predict(rows.take(np.zeros(0, dtype=np.int64))).probabilities.shape == (0, 2)
+    nothing = compiled.predict(rows.take(np.zeros(0, dtype=np.int64)))
+
+    assert nothing.labels.shape == (0,)
+    assert nothing.probabilities.shape == (0, 2)
 
 
 @pytest.fixture(scope="module")
