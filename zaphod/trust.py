@@ -52,6 +52,15 @@ TRUSTED_TYPES = frozenset(
         "sklearn.compose._column_transformer._RemainderColsList",
         "collections.OrderedDict",
         "collections.defaultdict",
+        # Through their extras. A Booster is rebuilt by the library's own parser from a buffer or a text.
+        "xgboost.core.Booster",
+        "xgboost.sklearn.XGBClassifier",
+        "xgboost.sklearn.XGBRegressor",
+        "xgboost.sklearn.XGBRFClassifier",
+        "xgboost.sklearn.XGBRFRegressor",
+        "lightgbm.basic.Booster",
+        "lightgbm.sklearn.LGBMClassifier",
+        "lightgbm.sklearn.LGBMRegressor",
     }
 )
 
@@ -74,5 +83,10 @@ def load_estimator(data: bytes) -> BaseEstimator:
         )
     try:
         return skops.io.loads(data, trusted=sorted(TRUSTED_TYPES))
+    except ModuleNotFoundError as error:
+        raise ModelLoadError(
+            f"Cannot load model.skops: it needs {error.name}, which is not installed here. "
+            f"Install it with `pip install zaphod[{error.name}]`."
+        ) from error
     except Exception as error:  # as above
         raise ModelLoadError(f"Cannot load model.skops: {type(error).__name__}.") from error
