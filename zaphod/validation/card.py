@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from zaphod.bundle import Bundle
 from zaphod.schema import Field, LogPolicy
-from zaphod.validation.gate import Status
 from zaphod.validation.measured import Role
 from zaphod.validation.results import Validation
+from zaphod.validation.verdict import Status
 
 _WORST_SLICES = 5
 _UNSTATED = "Not stated."

@@ -12,8 +12,7 @@ from rich.table import Table
 
 from zaphod.registry import Registry
 from zaphod.settings import load_settings
-from zaphod.validation.gate import Status
-from zaphod.validation.settings import ValidationSettings
+from zaphod.validation.verdict import Status
 
 CONFIG = Path("configs/validation.yaml")
 _MARKS = {Status.PASSED: "[green]passed[/]", Status.FAILED: "[red]failed[/]", Status.SKIPPED: "[dim]skipped[/]"}
@@ -41,6 +40,7 @@ def validate(
     from zaphod.validation.card import render_card
     from zaphod.validation.report import render_report
     from zaphod.validation.run import Request, validate_model
+    from zaphod.validation.settings import ValidationSettings
     from zaphod.validation.store import ValidationStore
 
     path = config or (CONFIG if CONFIG.exists() else None)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-import msgspec
 
 from zaphod.validation.calibration import Calibration
 from zaphod.validation.compatibility import SchemaChange
@@ -15,34 +12,9 @@ from zaphod.validation.latency import Latency
 from zaphod.validation.measured import Comparison, ModelMetrics
 from zaphod.validation.settings import MetricRule, ValidationSettings
 from zaphod.validation.slices import Slice, SliceReport
+from zaphod.validation.verdict import Check, Status, Verdict
 
 _BYTES_PER_MB = 1_000_000
-
-
-class Status(enum.StrEnum):
-    """What became of a check. A skipped one neither passes nor fails a version."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-
-
-class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One rule applied. value and limit are what was compared, where that is a number."""
-
-    name: str
-    status: Status
-    detail: str
-    value: float | None = None
-    limit: float | None = None
-
-
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """passed: no check failed. reasons: one sentence for each that did."""
-
-    passed: bool
-    reasons: tuple[str, ...]
-    checks: tuple[Check, ...]
 
 
 @dataclass(frozen=True, slots=True)

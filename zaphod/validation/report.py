@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from zaphod.bundle import Bundle
 from zaphod.validation import plots
 from zaphod.validation.card import domain
-from zaphod.validation.gate import Check
 from zaphod.validation.measured import Comparison, Measured, Role
 from zaphod.validation.pictures import Curve
 from zaphod.validation.plots import Line
 from zaphod.validation.results import Validation
 from zaphod.validation.rows import Kind
 from zaphod.validation.settings import ValidationSettings
+from zaphod.validation.verdict import Check
 
 _ROLE_TITLES = {
     Role.CANDIDATE: "this version",
@@ -103,7 +103,8 @@ def _checks(validation: Validation) -> str:
 
 def _check_row(check: Check) -> str:
     return (
-        f'<tr><td class="name">{_text(check.name)}</td><td><span class="badge {check.status}">{check.status}</span></td>'
+        f'<tr><td class="name">{_text(check.name)}</td>'
+        f'<td><span class="badge {check.status}">{check.status}</span></td>'
         f"<td>{_code(check.detail)}</td></tr>"
     )
 

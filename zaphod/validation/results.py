@@ -7,12 +7,12 @@ import msgspec
 from zaphod.validation.compatibility import SchemaChange
 from zaphod.validation.data import DataIdentity
 from zaphod.validation.drift import FieldDrift
-from zaphod.validation.gate import Verdict
 from zaphod.validation.latency import Latency
 from zaphod.validation.measured import Comparison, ModelMetrics, Role
 from zaphod.validation.pictures import Pictures
 from zaphod.validation.rows import Kind
 from zaphod.validation.slices import SliceReport
+from zaphod.validation.verdict import Verdict
 
 
 class RejectCount(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from zaphod.errors import ModelLoadError
 from zaphod.registry import CHAMPION, Registry
 from zaphod.schema import check_name
 from zaphod.storage import Storage, open_storage
-from zaphod.validation.gate import Verdict
+from zaphod.validation.verdict import Verdict
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -103,7 +103,7 @@ def check_gate(registry: Registry, name: str, *, version: int) -> Verdict | None
         return record.verdict
     reason = (
         f"the champion is version {champion} now; this version was compared with "
-        f"{'none' if compared is None else f'version {compared}'}. Validate it again."
+        f"{'none' if compared is None else f'version {compared}'}. validate it again"
     )
     return msgspec.structs.replace(record.verdict, passed=False, reasons=(reason, *record.verdict.reasons))
 
