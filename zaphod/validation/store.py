@@ -103,7 +103,7 @@ def check_gate(registry: Registry, name: str, *, version: int) -> Verdict | None
         return record.verdict
     reason = (
         f"the champion is version {champion} now; this version was compared with "
-        f"{'none' if compared is None else f'version {compared}'}. validate it again"
+        f"{'none' if compared is None else f'version {compared}'}; validate it again"
     )
     return msgspec.structs.replace(record.verdict, passed=False, reasons=(reason, *record.verdict.reasons))
 
