@@ -10,6 +10,9 @@ from ray import serve
 from ray.serve import Application
 
 from deployments.asgi import OnlineApp
+from deployments.catalogue import Catalogue
+from deployments.protocols.plain import Plain
+from deployments.scoring import Scoring
 from deployments.settings import ServeArgs
 from zaphod.registry import Registry
 from zaphod.served import ServedModel
@@ -35,7 +38,14 @@ class Ingress:
             )
         registry = Registry.open(args.registry)
         self._models = {reference: ServedModel.open(registry, reference) for reference in args.models}
-        self._app = OnlineApp(self._models, limits=args.limits, slow_start=missing)
+        catalogue = Catalogue(self._models)
+        self._app = OnlineApp(
+            catalogue,
+            protocols=[Plain(catalogue, limits=args.limits)],
+            scoring=Scoring(),
+            limits=args.limits,
+            slow_start=missing,
+        )
 
     def __serve_build_asgi_app__(self) -> OnlineApp:  # the name Ray looks for
         return self._app

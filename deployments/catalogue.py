@@ -1,0 +1,36 @@
+"""Which of the served models a caller means. Nothing is loaded for a caller: what is not held here is not found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from deployments.protocols.base import Wanted
+from zaphod.errors import ModelNotFoundError
+from zaphod.registry import CHAMPION
+from zaphod.served import ServedModel, Snapshot
+
+
+class Catalogue:
+    """The models of a replica, by the references they are served under."""
+
+    def __init__(self, models: Mapping[str, ServedModel]) -> None:
+        self.models = dict(models)
+
+    def snapshots(self) -> dict[str, Snapshot]:
+        return {reference: served.snapshot() for reference, served in self.models.items()}
+
+    def find(self, wanted: Wanted) -> ServedModel:
+        """The model under this very reference, or one of this name that follows the alias or holds the version now.
+
+        Without alias and version: the champion of this name, or the only one. Raises: ModelNotFoundError.
+        """
+        named = [served for served in self.models.values() if served.reference.name == wanted.name]
+        if wanted.version is not None:
+            named = [served for served in named if str(served.snapshot().stamp.version) == wanted.version]
+        elif wanted.alias is not None:
+            named = [served for served in named if served.reference.alias == wanted.alias]
+        elif len(named) > 1:
+            named = [served for served in named if served.reference.alias == CHAMPION]
+        if not named:
+            raise ModelNotFoundError(f"Expected one of the served models {sorted(self.models)}, got another")
+        return named[0]

@@ -1,0 +1,101 @@
+"""What every protocol is: it reads requests and writes responses, and knows nothing of transport or scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol as Interface
+from typing import TypeAlias
+
+import msgspec
+
+from zaphod.columns import Columns
+from zaphod.errors import ZaphodError
+from zaphod.served import Scored, Snapshot
+
+Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
+
+JSON = b"application/json"
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """A whole prediction request. headers: names in lower case."""
+
+    headers: Headers
+    body: bytes
+
+    def header(self, name: bytes) -> bytes:
+        """The first header of this name; empty when there is none."""
+        return next((value for key, value in self.headers if key == name), b"")
+
+
+class Response(msgspec.Struct, frozen=True, gc=False):
+    """A whole answer; bodies are small enough to hold."""
+
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Question(msgspec.Struct, frozen=True, gc=False):
+    """Rows to score, with what the protocol needs again to write the answer.
+
+    entities: whom each row is about, where the caller said it. id: the caller's name for the request.
+    form: the protocol's own, handed back to its `encode`; None when the plain answer is wanted.
+    """
+
+    columns: Columns
+    entities: Sequence[str] | None = None
+    id: str | None = None
+    form: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which model a path names. version, alias: as the caller wrote them; None leaves the choice to the server."""
+
+    name: str
+    version: str | None = None
+    alias: str | None = None
+
+
+class Protocol(Interface):
+    """One language. Instances are shared by all requests of a replica and hold no state of any of them."""
+
+    name: str
+
+    def path(self, reference: str) -> str | None:
+        """Where a model served under this reference takes predictions; None when every path goes by `match`."""
+        ...
+
+    def match(self, path: str) -> Wanted | None:
+        """The model of a prediction path that is not one of `path`; None when the path is not this protocol's.
+
+        Raises: ModelNotFoundError when the path is this protocol's and can name no model.
+        """
+        ...
+
+    def decode(self, snapshot: Snapshot, request: Request) -> Question:
+        """Raises: InvalidInputError, DecodeError, LimitExceededError, SchemaMismatchError."""
+        ...
+
+    def encode(self, snapshot: Snapshot, question: Question, scored: Scored) -> Response: ...
+
+    def refuse(self, status: int, error: ZaphodError) -> Response:
+        """The error in this protocol's form."""
+        ...
+
+    def inform(self, path: str) -> Response | None:
+        """Answers GET: metadata, health. None when the path is not this protocol's. Raises: ModelNotFoundError."""
+        ...
+
+
+def stamp_headers(scored: Scored) -> tuple[tuple[bytes, bytes], ...]:
+    """Who answered, for protocols whose bodies have no room for it and for those that have."""
+    stamp = scored.stamps[0]
+    return (
+        (b"x-zaphod-model", stamp.model.encode()),
+        (b"x-zaphod-version", b"%d" % stamp.version),
+        (b"x-zaphod-variant", stamp.variant.encode()),
+    )

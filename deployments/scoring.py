@@ -1,0 +1,22 @@
+"""Where a question is scored: on the event loop when that takes microseconds, on a worker thread otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+
+from deployments.protocols.base import Question
+from zaphod.served import Scored, Snapshot
+
+# One row of a compiled model takes microseconds and stays on the event loop; what takes longer would block it.
+_MAX_INLINE_CELLS = 20_000
+
+
+class Scoring:
+    """What every protocol's questions go through, over HTTP and gRPC alike."""
+
+    async def score(self, snapshot: Snapshot, question: Question) -> Scored:
+        """Raises: PredictionError."""
+        columns = question.columns
+        if snapshot.inline and columns.num_rows * len(snapshot.schema.fields) <= _MAX_INLINE_CELLS:
+            return snapshot.score(columns)
+        return await asyncio.get_running_loop().run_in_executor(None, snapshot.score, columns)
