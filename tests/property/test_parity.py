@@ -60,6 +60,13 @@ NUMBER_STEPS = (
     make_pipeline(preprocessing.MinMaxScaler(clip=True), FunctionTransformer(np.log1p)),
 )
 UNKNOWN = {"handle_unknown": "use_encoded_value", "unknown_value": -1, "encoded_missing_value": -2}
+# Of whole numbers and flags, in some of the pipelines.
+WHOLE_STEPS = (
+    "passthrough",
+    OneHotEncoder(handle_unknown="ignore", sparse_output=False),
+    OneHotEncoder(sparse_output=False),
+    OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan),
+)
 STRING_STEPS = (
     OneHotEncoder(handle_unknown="ignore", sparse_output=False),
     OneHotEncoder(handle_unknown="ignore"),
@@ -102,6 +109,7 @@ class Recipe:
 
     numbers: int
     strings: int
+    wholes: int
     model: int
     impute: bool
     num_classes: int
@@ -112,6 +120,7 @@ recipes = st.builds(
     Recipe,
     numbers=st.integers(0, len(NUMBER_STEPS) - 1),
     strings=st.integers(0, len(STRING_STEPS) - 1),
+    wholes=st.integers(0, len(WHOLE_STEPS) - 1),
     model=st.integers(0, len(MODELS) - 1),
     impute=st.booleans(),
     num_classes=st.integers(2, 4),
@@ -147,6 +156,7 @@ def pipeline(recipe: Recipe) -> Pipeline:
     columns = ColumnTransformer(
         [
             ("numbers", make_pipeline(*numbers, clone_step(NUMBER_STEPS[recipe.numbers])), list(NUMBERS)),
+            ("wholes", clone_step(WHOLE_STEPS[recipe.wholes]), ["whole", "flag"]),
             ("strings", clone(STRING_STEPS[recipe.strings]), list(STRINGS)),
         ],
         sparse_threshold=0.0,

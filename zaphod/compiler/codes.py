@@ -29,10 +29,12 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How rows become the model's input: numbers, then a code for each string field. Kept in the model's metadata.
 
     refused_nulls: positions of number fields whose null the estimator raises on.
+    allowed_numbers: where a number field takes only some numbers, its position and those, null aside.
     """
 
     strings: tuple[FieldCodes, ...]
     refused_nulls: tuple[int, ...] = ()
+    allowed_numbers: tuple[tuple[int, tuple[float, ...]], ...] = ()
 
 
 def encode_metadata(encoding: Encoding) -> dict[str, str]:

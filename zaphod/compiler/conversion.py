@@ -70,7 +70,8 @@ def convert(estimator: BaseEstimator, schema: Schema) -> bytes:
         for i in range(len(schema.string_fields))
     )
     refused_nulls = tuple(i for i, field in enumerate(schema.number_fields) if field.name in refused)
-    encoding = Encoding(strings=fields, refused_nulls=refused_nulls)
+    allowed = tuple((source, tuple(sorted(numbers))) for source, numbers in sorted(scope.allowed.items()))
+    encoding = Encoding(strings=fields, refused_nulls=refused_nulls, allowed_numbers=allowed)
     return scope.graph.build(_outputs(prediction, schema), metadata=encode_metadata(encoding))
 
 

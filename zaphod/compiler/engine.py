@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -46,6 +48,7 @@ class OnnxPredictor:
             )
         self._refuses_codes = any(field.refused for field in fields)
         self._refused_nulls = list(encoding.refused_nulls)
+        self._allowed = [(i, frozenset(numbers), np.array(numbers)) for i, numbers in encoding.allowed_numbers]
         # Only a classifier's labels are positions; other labels are what they are.
         self._classes = _classes(schema) if schema.output.task is Task.CLASSIFICATION else None
         self._has_label = "label" in self._outputs
@@ -54,7 +57,7 @@ class OnnxPredictor:
         self._run = self._session.run
 
     def predict(self, columns: Columns) -> Predictions:
-        """Raises: PredictionError when ONNX Runtime does, or on a null or category that the estimator refuses."""
+        """Raises: PredictionError when ONNX Runtime does, or on a null, number or category the estimator refuses."""
         x = self.encode(columns)
         try:
             if len(x):
@@ -64,6 +67,9 @@ class OnnxPredictor:
                 results = [result[:0] for result in self._run(self._outputs, {self._input: self._any_row})]
         except Exception as error:  # ONNX Runtime has a dozen kinds
             raise PredictionError(f"Cannot predict: ONNX Runtime raised {type(error).__name__}.") from error
+        return self._answers(results)
+
+    def _answers(self, results: list[NDArray[Any]]) -> Predictions:
         labels = None
         if self._has_label:
             labels = results[0].reshape(-1)
@@ -80,9 +86,11 @@ class OnnxPredictor:
                 return Predictions(labels=labels)
 
     def refuses(self, columns: Columns) -> NDArray[np.bool_]:
-        """Rows with a null or a category that the estimator refuses, shape (n_rows,)."""
+        """Rows with a null, a number or a category that the estimator refuses, shape (n_rows,)."""
         refused = np.zeros(columns.num_rows, dtype=bool)
         refused |= np.isnan(columns.numbers[:, self._refused_nulls]).any(axis=1)
+        for i, _, allowed in self._allowed:
+            refused |= _is_other(columns.numbers[:, i], allowed)
         for coder, column in zip(self._coders, columns.strings, strict=True):
             refused |= coder.many(column) < 0
         return refused
@@ -90,7 +98,7 @@ class OnnxPredictor:
     def encode(self, columns: Columns) -> NDArray[np.float64]:
         """What the model is fed: numbers, then codes; float64, shape (n_rows, num_inputs).
 
-        Raises: PredictionError on a null or category that the estimator refuses.
+        Raises: PredictionError on a null, number or category that the estimator refuses.
         """
         num_numbers = self._num_numbers
         if not self._coders:
@@ -104,9 +112,15 @@ class OnnxPredictor:
                 x[:, i] = coder.many(column)
             if self._refuses_codes and (x[:, num_numbers:] < 0).any():
                 raise _refused("category")
+        self._check_numbers(x)
+        return x
+
+    def _check_numbers(self, x: NDArray[np.float64]) -> None:
         if self._refused_nulls and np.isnan(x[:, self._refused_nulls]).any():
             raise _refused("null")
-        return x
+        for i, _, numbers in self._allowed:
+            if _is_other(x[:, i], numbers).any():
+                raise _refused("number")
 
     def _encode_row(self, columns: Columns) -> NDArray[np.float64]:
         # Every numpy call costs a microsecond, as much as all else together: there is one.
@@ -114,12 +128,20 @@ class OnnxPredictor:
         for i in self._refused_nulls:
             if row[i] != row[i]:  # NaN is not equal to itself
                 raise _refused("null")
+        for i, allowed, _ in self._allowed:
+            if row[i] not in allowed and row[i] == row[i]:
+                raise _refused("number")
         for coder, column in zip(self._coders, columns.strings, strict=True):
             value = column[0]
             row.append(coder.one(value if value is None or isinstance(value, str) else value.as_py()))
         if self._refuses_codes and min(row[self._num_numbers :]) < 0:
             raise _refused("category")
         return np.array((row,))
+
+
+def _is_other(values: NDArray[np.float64], allowed: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Neither one of the allowed numbers nor null."""
+    return ~(np.isin(values, allowed) | np.isnan(values))
 
 
 def _refused(what: str) -> PredictionError:

@@ -81,6 +81,8 @@ class Scope:
     predictors: Mapping[type, PredictConverter]
     # By string field: codes that the estimator raises on.
     refused: dict[int, set[int]] = field(default_factory=dict)
+    # By number field: the only numbers that the estimator takes.
+    allowed: dict[int, set[float]] = field(default_factory=dict)
 
     def transform(self, estimator: BaseEstimator, features: Features) -> Features:
         """Raises: NotCompilable."""
@@ -92,6 +94,11 @@ class Scope:
     def refuse(self, field: int, codes: Iterable[int]) -> None:
         """Rows with these codes of a string field are refused, as the estimator does."""
         self.refused.setdefault(field, set()).update(int(code) for code in codes)
+
+    def allow_only(self, source: int, numbers: Iterable[float]) -> None:
+        """Rows with another number in this column of x, null aside, are refused, as the estimator does."""
+        numbers = set(numbers)
+        self.allowed[source] = self.allowed.get(source, numbers) & numbers
 
     def predict(self, estimator: BaseEstimator, features: Features) -> Prediction:
         """Raises: NotCompilable."""

@@ -338,16 +338,21 @@ def category_transformers() -> list[Case]:
         ("OrdinalEncoder, infrequent", OrdinalEncoder(**unknown, max_categories=4)),
         ("TargetEncoder", preprocessing.TargetEncoder(random_state=0)),
     ]
-    numbers = ColumnTransformer(
-        [
-            ("hour", OneHotEncoder(handle_unknown="ignore"), ["hour", "num_day"]),
-            ("rest", make_pipeline(SimpleImputer(), StandardScaler()), ["amount", "distance_km"]),
-        ]
-    )
+    numbers = [
+        ColumnTransformer(
+            [
+                ("hour", encoder, ["hour", "num_day"]),
+                ("rest", make_pipeline(SimpleImputer(), StandardScaler()), ["amount", "distance_km"]),
+            ]
+        )
+        for encoder in (OneHotEncoder(handle_unknown="ignore"), OneHotEncoder())
+    ]
     return [
         *[Case(CATEGORY_TRANSFORMERS, name, prepared(logistic(), categories=step), Target.THREE_CLASSES)
           for name, step in named],
-        Case(CATEGORY_TRANSFORMERS, "OneHotEncoder of whole numbers", make_pipeline(numbers, logistic()),
+        Case(CATEGORY_TRANSFORMERS, "OneHotEncoder of whole numbers, ignore", make_pipeline(numbers[0], logistic()),
+             Target.THREE_CLASSES, NUMBERS),
+        Case(CATEGORY_TRANSFORMERS, "OneHotEncoder of whole numbers, error", make_pipeline(numbers[1], logistic()),
              Target.THREE_CLASSES, NUMBERS),
     ]  # fmt: skip
 

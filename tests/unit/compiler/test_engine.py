@@ -62,6 +62,27 @@ def test_what_the_estimator_refuses_is_refused(
     assert compiled.refuses(among).tolist() == [False] * rows.num_rows + [True]
 
 
+def test_numbers_that_the_encoder_refuses_are_refused() -> None:
+    """A whole number that was no category in training is refused, alone and among many, and null is not."""
+    X = models.table(300, seed=6)[["amount", "count"]].assign(balance=1.0)
+    X.loc[:20, "balance"] = np.nan
+    columns = ColumnTransformer([("codes", OneHotEncoder(), ["count", "balance"])], remainder="passthrough")
+    model = make_pipeline(columns, LogisticRegression()).fit(X, X["amount"] > 100)
+    schema = infer_schema(model, X)
+    compiled = OnnxPredictor(compile_model(model, schema).model, schema)
+    rows = sample_columns(schema, X)
+
+    np.testing.assert_allclose(
+        compiled.predict(rows).probabilities, SklearnPredictor(model, schema).predict(rows).probabilities, atol=1e-12
+    )
+    rows.numbers[5, 1] = 99.0
+    for asked in (rows, rows.take(np.array([5]))):
+        for predictor in (compiled, SklearnPredictor(model, schema)):
+            with pytest.raises(PredictionError):
+                predictor.predict(asked)
+    assert np.flatnonzero(compiled.refuses(rows)).tolist() == [5]
+
+
 def test_what_it_takes_is_answered(strict: tuple[OnnxPredictor, SklearnPredictor, Columns]) -> None:
     """Refusing some rows does not change the others."""
     compiled, reference, rows = strict
