@@ -1,0 +1,1 @@
+"""What a served model did: the prediction log, and what came of its predictions."""
