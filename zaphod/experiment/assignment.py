@@ -44,7 +44,8 @@ class Splitter:
             entities = entities.combine_chunks()
         if isinstance(entities, pa.Array):
             encoded = entities.dictionary_encode()
-            return self.buckets(encoded.dictionary.to_pylist())[encoded.indices.to_numpy(zero_copy_only=False)]
+            places: NDArray[np.int32] = encoded.indices.to_numpy(zero_copy_only=False)
+            return self.buckets(encoded.dictionary.to_pylist())[places]
         digests = bytearray()
         for entity in entities:
             keyed = self._keyed.copy()

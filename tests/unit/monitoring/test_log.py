@@ -1,0 +1,271 @@
+"""What was predicted is in the log, as its policy allows, whole and within the promised time."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+
+from tests.conftest import wait_for
+from zaphod.columns import Columns, RowDecoder
+from zaphod.errors import StorageUnavailableError
+from zaphod.monitoring.encode import RecordEncoder
+from zaphod.monitoring.log import PredictionLog, open_log
+from zaphod.monitoring.policy import Hasher
+from zaphod.monitoring.record import Arm, Call, Origin, Status, new_id
+from zaphod.monitoring.segments import SegmentWriter
+from zaphod.monitoring.settings import LogSettings
+from zaphod.predictor import Predictions
+from zaphod.schema import DType, Field, LogPolicy, Output, Schema, Task
+from zaphod.storage import LocalStorage
+
+SCHEMA = Schema(
+    fields=(
+        Field(name="amount", dtype=DType.FLOAT64, nullable=True),
+        Field(name="count", dtype=DType.INT64),
+        Field(name="email", dtype=DType.STRING, log=LogPolicy.HASH),
+        Field(name="income", dtype=DType.FLOAT64, log=LogPolicy.HASH),
+        Field(name="note", dtype=DType.STRING, nullable=True, log=LogPolicy.DROP),
+    ),
+    output=Output(task=Task.CLASSIFICATION, classes=("no", "yes"), has_probabilities=True),
+)
+ORIGIN = Origin(arm=Arm.ONLINE, model="churn", version=3, bundle_sha256="ab" * 32, schema=SCHEMA, variant="champion")
+ROWS = [
+    {"amount": 1.5, "count": 2, "email": "ann@example.org", "income": 31234.5, "note": "secret words"},
+    {"amount": None, "count": 3, "email": "bob@example.org", "income": 31234.5, "note": None},
+]
+NOON = 1_700_000_000.0 // 3600 * 3600
+
+
+def columns() -> Columns:
+    """Both rows."""
+    decoder = RowDecoder(SCHEMA)
+    return decoder.columns([decoder.convert_row(row) for row in ROWS])
+
+
+def answered(*, served_s: float = NOON, entities: list[str | None] | pa.Array | None = None, id: str = "c") -> Call:  # noqa: A002
+    """A call of two rows."""
+    labels = np.array(["yes", "no"], dtype=object)
+    return Call(
+        origin=ORIGIN, id=id, served_s=served_s, num_rows=2, latency_s=0.25, rows=np.arange(2), columns=columns(),
+        predictions=Predictions(labels=labels, probabilities=np.array([[0.25, 0.75], [0.5, 0.5]])),
+        entities=entities,
+    )  # fmt: skip
+
+
+def read(folder: Path) -> list[dict[str, object]]:
+    """Every record, the oldest first."""
+    paths = sorted(str(path) for path in (folder / "log").rglob("*.parquet"))
+    table = ds.dataset(paths, schema=pa.unify_schemas([ds.dataset(path).schema for path in paths])).to_table()
+    return sorted(table.to_pylist(), key=lambda row: (row["time"], row["call"], row["row"] or 0))
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[PredictionLog]:
+    """A log that writes when it is told to."""
+    opened = open_log(LogSettings(uri=str(tmp_path), flush_s=600))
+    assert opened is not None
+    yield opened
+    opened.close()
+
+
+def test_a_record_holds_what_was_asked_and_answered(log: PredictionLog, tmp_path: Path) -> None:
+    """Id, time, version, features, output and latency of each row stand in one record."""
+    log.put(answered(entities=["ann", None]))
+    assert log.flush()
+
+    first, second = read(tmp_path)
+
+    assert (first["call"], first["row"], first["version"], first["variant"]) == ("c", 0, 3, "champion")
+    assert (first["status"], first["latency_s"], first["arm"]) == ("ok", 0.25, "online")
+    assert first["time"].timestamp() == NOON  # type: ignore[attr-defined]  # a datetime
+    assert (first["feature.amount"], first["feature.count"]) == (1.5, 2)
+    assert (first["output.label"], first["output.probability_yes"]) == ("yes", 0.75)
+    assert (second["feature.amount"], second["entity"]) == (None, None)
+
+
+def test_nothing_dropped_or_hashed_leaves_the_process(log: PredictionLog, tmp_path: Path) -> None:
+    """The files hold no byte of a hashed or dropped value; equal values have equal hashes."""
+    log.put(answered(entities=["ann", "bob"]))
+    log.flush()
+
+    first, second = read(tmp_path)
+    raw = b"".join(path.read_bytes() for path in tmp_path.rglob("*.parquet"))
+    everything = msgspec.json.encode([first, second])
+
+    for secret in ("ann", "example", "31234.5", "secret words"):
+        assert secret.encode() not in raw
+        assert secret.encode() not in everything
+    assert first["feature.income"] == second["feature.income"]
+    assert first["feature.email"] != second["feature.email"]
+    assert "feature.note" not in first
+
+
+def test_writers_of_one_log_hash_alike(tmp_path: Path) -> None:
+    """A second process finds the key of the first; another key gives other hashes."""
+    for _ in range(2):
+        opened = open_log(LogSettings(uri=str(tmp_path / "shared")))
+        assert opened is not None
+        opened.put(answered(entities=["ann", "bob"]))
+        opened.close()
+    other = open_log(LogSettings(uri=str(tmp_path / "other")), environ={"ZAPHOD_LOG_KEY": "k" * 32})
+    assert other is not None
+    other.put(answered(entities=["ann", "bob"]))
+    other.close()
+
+    shared = {row["entity"] for row in read(tmp_path / "shared")}
+    assert len(shared) == 2
+    assert shared.isdisjoint(row["entity"] for row in read(tmp_path / "other"))
+    assert not (tmp_path / "other" / "key").exists()
+
+
+def test_refusals_and_failures_are_records_too(log: PredictionLog, tmp_path: Path) -> None:
+    """What got no answer stands in the log with its cause."""
+    refusal = {"error": "invalid_input", "error_field": "$.amount", "entities": ["ann"]}
+    log.put(Call(origin=ORIGIN, id="r", served_s=NOON, num_rows=1, status=Status.REFUSED, **refusal))
+    log.put(
+        Call(origin=ORIGIN, id="f", served_s=NOON + 1, num_rows=2, rows=np.arange(2), columns=columns(),
+             status=Status.FAILED, error="prediction")
+    )  # fmt: skip
+    log.flush()
+
+    refused, *failed = read(tmp_path)
+
+    assert (refused["status"], refused["error"], refused["error_field"]) == ("refused", "invalid_input", "$.amount")
+    assert [(row["status"], row["error"], row["feature.count"]) for row in failed] == [
+        ("failed", "prediction", 2),
+        ("failed", "prediction", 3),
+    ]
+
+
+def test_records_are_filed_by_the_hour_they_were_served(log: PredictionLog, tmp_path: Path) -> None:
+    """Two calls a second apart across the hour are in two folders; lists and tables stand side by side."""
+    log.put(answered(served_s=NOON - 0.5, entities=pa.array(["ann", "bob"])))
+    log.put(answered(served_s=NOON + 0.5, entities=["ann", "bob"]))
+    log.flush()
+
+    folders = {str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob("*.parquet")}
+
+    assert folders == {"log/churn/date=2023-11-14/hour=21", "log/churn/date=2023-11-14/hour=22"}
+    first, _, third, _ = read(tmp_path)
+    assert first["entity"] == third["entity"]
+
+
+def test_ids_of_rows_may_be_given(log: PredictionLog, tmp_path: Path) -> None:
+    """A stream's events bring ids of their own; no row number is needed."""
+    call = answered()
+    log.put(msgspec.structs.replace(call, id=["e-1", "e-2"], rows=None))
+    log.flush()
+
+    assert [(row["call"], row["row"]) for row in read(tmp_path)] == [("e-1", None), ("e-2", None)]
+
+
+def test_it_is_written_in_time(tmp_path: Path) -> None:
+    """Without a flush or a close the records are there once flush_s is over."""
+    log = open_log(LogSettings(uri=str(tmp_path), flush_s=0.2))
+    assert log is not None
+    log.put(answered())
+
+    wait_for(lambda: log.counts.written == 2, timeout_s=5, what="a segment")
+
+    assert len(read(tmp_path)) == 2
+    log.close()
+
+
+class Unreachable(LocalStorage):
+    """A storage that is away until it is let back."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.back = threading.Event()
+
+    def create(self, path: str, data: bytes) -> None:
+        if not self.back.is_set():
+            raise StorageUnavailableError("Cannot reach it: it is away.")
+        super().create(path, data)
+
+
+def writer(storage: LocalStorage, **settings: object) -> PredictionLog:
+    """A log on this storage."""
+    encoder = RecordEncoder(Hasher(b"k" * 16), entity=LogPolicy.HASH, features=True)
+    return SegmentWriter(storage, encoder, LogSettings.model_validate({"flush_s": 0.05, **settings}))
+
+
+def test_a_full_log_drops_and_counts(tmp_path: Path) -> None:
+    """While the storage is away predictions go on; what found no room is counted, the rest is written later."""
+    storage = Unreachable(tmp_path)
+    log = writer(storage, max_rows=10)
+
+    taken = [log.put(answered(id=new_id())) for _ in range(8)]
+
+    assert taken == [True] * 5 + [False] * 3
+    assert (log.counts.dropped, log.counts.waiting) == (6, 10)
+    storage.back.set()
+    wait_for(lambda: log.counts.waiting == 0, what="what waited is written")
+    assert len(read(tmp_path)) == 10
+    log.close()
+
+
+def test_a_full_log_that_blocks_loses_nothing(tmp_path: Path) -> None:
+    """With `block` the caller waits for room, and every record is written once."""
+    storage = Unreachable(tmp_path)
+    log = writer(storage, max_rows=10, when_full="block")
+    caller = threading.Thread(target=lambda: [log.put(answered(id=new_id())) for _ in range(8)])
+    caller.start()
+    wait_for(lambda: log.counts.waiting == 10, what="a full queue")
+    assert caller.is_alive()
+
+    storage.back.set()
+    caller.join(timeout=20)
+    log.close()
+
+    assert (log.counts.written, log.counts.dropped) == (16, 0)
+    assert len({(row["call"], row["row"]) for row in read(tmp_path)}) == 16
+
+
+def test_one_bad_call_does_not_end_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A call that cannot be encoded is counted as dropped; the next are written."""
+    log = writer(LocalStorage(tmp_path), flush_s=600)
+    log.put(msgspec.structs.replace(answered(), predictions=Predictions(probabilities=np.zeros((2, 1)))))
+    log.put(msgspec.structs.replace(answered(), origin=dataclasses.replace(ORIGIN, model="other")))
+    log.flush()
+
+    assert (log.counts.written, log.counts.dropped, log.counts.waiting) == (2, 2, 0)
+    assert "cannot log some predictions" in caplog.text
+    log.close()
+
+
+def test_a_killed_process_loses_only_its_tail(tmp_path: Path) -> None:
+    """After kill -9 every record flushed before is there, and no file is half."""
+    code = f"""
+import time
+from pathlib import Path
+from tests.unit.monitoring.test_log import answered, open_log, LogSettings
+log = open_log(LogSettings(uri={str(tmp_path)!r}, flush_s=0.05))
+count = 0
+while True:
+    log.put(answered(id=f"p{{count}}"))
+    count += 1
+    if count % 50 == 0:
+        log.flush()
+        print(count, flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    flushed = max(int(line) for line in itertools.islice(process.stdout, 4))
+    process.kill()
+    process.wait()
+
+    calls = {str(row["call"]) for row in read(tmp_path)}
+
+    assert {f"p{i}" for i in range(flushed)} <= calls

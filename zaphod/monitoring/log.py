@@ -1,0 +1,27 @@
+"""The prediction log that an arm holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from zaphod.monitoring.encode import RecordEncoder
+from zaphod.monitoring.policy import open_hasher
+from zaphod.monitoring.record import Call
+from zaphod.monitoring.segments import SegmentWriter
+from zaphod.monitoring.settings import LogSettings
+from zaphod.storage import open_storage
+
+PredictionLog = SegmentWriter[Call]
+"""Takes calls and returns at once; writes `log/<model>/date=…/hour=…/….parquet` below the settings' `uri`."""
+
+
+def open_log(settings: LogSettings, *, environ: Mapping[str, str] = os.environ) -> PredictionLog | None:
+    """None when the settings name no place. Starts the writer's thread. Raises: ConfigError."""
+    if settings.uri is None:
+        return None
+    storage = open_storage(settings.uri)
+    key = settings.hash_key
+    hasher = open_hasher(storage, None if key is None else key.get_secret_value(), environ)
+    encoder = RecordEncoder(hasher, entity=settings.entity, features=settings.features)
+    return SegmentWriter(storage, encoder, settings, metadata={"zaphod.format": "1", "zaphod.key": hasher.key_id})

@@ -1,0 +1,102 @@
+"""One record for every prediction in every arm: what the arms hand over, and what stands in the log.
+
+A call is handed over by reference; nothing is copied, and nothing is made of its rows, until the log's own thread does.
+A record's prediction id is its `call` when `row` is null, else `<call>-<row>`.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from zaphod.columns import Columns
+from zaphod.predictor import Predictions
+from zaphod.schema import Schema
+
+
+class Arm(enum.StrEnum):
+    """By which way a row came."""
+
+    ONLINE = "online"
+    BATCH = "batch"
+    STREAMING = "streaming"
+
+
+class Status(enum.StrEnum):
+    """What became of a row. Refused: the caller's data was wrong; failed: the model was."""
+
+    OK = "ok"
+    FAILED = "failed"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who answered, and why that one: alike for many calls.
+
+    variant: champion or challenger. experiment: its id, None outside one; phase and mode are its. answered: the caller
+    got this answer; what a shadow says is only recorded.
+    """
+
+    arm: str
+    model: str
+    version: int
+    bundle_sha256: str
+    schema: Schema
+    variant: str
+    experiment: str | None = None
+    phase: int | None = None
+    mode: str | None = None
+    answered: bool = True
+    fallback: bool = False
+
+
+class Call(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """Rows that one version was asked about at once.
+
+    id: of the call, or one for each row. rows: int64, position of each row in the call, None when `id` says it all.
+    served_s: seconds since the epoch. latency_s: what the model took for all its rows. entities: one a row, None
+    where nobody said; an Arrow string array when the rows are a table. error: a stable word, never the data.
+    """
+
+    origin: Origin
+    id: str | Sequence[str]
+    served_s: float
+    num_rows: int
+    latency_s: float = 0.0
+    rows: NDArray[np.int64] | None = None
+    columns: Columns | None = None
+    predictions: Predictions | None = None
+    entities: Sequence[str | None] | pa.Array | None = None
+    buckets: NDArray[np.int64] | None = None
+    status: Status = Status.OK
+    error: str | None = None
+    error_field: str | None = None
+
+
+# Milliseconds, then the process, then a counter: sorts by time, and no two processes make the same.
+_process = os.urandom(6).hex()
+_counter = itertools.count()
+
+
+def new_id() -> str:
+    """A prediction id: 32 hexadecimal digits, rising with time within a process."""
+    return f"{time.time_ns() // 1_000_000:012x}{_process}{next(_counter) & 0xFFFFFFFF:08x}"
+
+
+def forget_process() -> None:
+    """After a fork: the child makes ids of its own."""
+    global _process  # what a process is, it is once
+    _process = os.urandom(6).hex()
+
+
+os.register_at_fork(after_in_child=forget_process)

@@ -1,0 +1,222 @@
+"""The one writer: a bounded queue, a thread that encodes, Parquet files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from zaphod.errors import ZaphodError
+from zaphod.monitoring.settings import LogSettings
+from zaphod.storage import Storage
+
+_log = logging.getLogger(__name__)
+
+# Items are taken in a few at a time, with a pause between, so that whoever serves meanwhile never waits for the
+# interpreter longer than for one such portion: a fraction of a millisecond.
+_TICK_S = 0.05
+_PORTION_ITEMS = 64
+_BREATH_S = 0.0002
+_MAX_RETRY_S = 5.0
+
+
+class Item(Protocol):
+    """What is handed over."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+
+ItemT = TypeVar("ItemT", bound=Item)
+ItemT_contra = TypeVar("ItemT_contra", bound=Item, contravariant=True)
+
+
+class Encoder(Protocol[ItemT_contra]):
+    """Makes tables of items. Only ever called from the writer's thread."""
+
+    def add(self, items: Sequence[ItemT_contra]) -> None: ...
+
+    def take(self) -> list[tuple[str, Callable[[], pa.Table]]]:
+        """The folders to file what was added in, and what makes the tables; what was added is forgotten."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LogCounts:
+    """Rows since the start. waiting: handed over and not yet in a file."""
+
+    written: int
+    dropped: int
+    waiting: int
+
+
+class SegmentWriter(Generic[ItemT]):
+    """Writes `<folder>/<writer>-<number>.parquet`. What waits, in whatever form, counts against `max_rows`."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        encoder: Encoder[ItemT],
+        settings: LogSettings,
+        *,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self._storage = storage
+        self._encoder = encoder
+        self._settings = settings
+        self._max_rows = settings.max_rows
+        self._metadata = dict(metadata or {})
+        self._items: deque[ItemT] = deque()
+        self._encoded = 0
+        self._tables: dict[str, list[pa.Table]] = {}
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0
+        self._written = 0
+        self._dropped = 0
+        self._num_flushes = 0
+        self._stopping = False
+        self._hurry = threading.Event()
+        self._name = f"{time.time_ns():020d}-{os.urandom(4).hex()}"
+        self._number = 0
+        self._retry_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
+        self._thread.start()
+
+    def put(self, item: ItemT) -> bool:
+        """Hands over and returns; False when there was no room and it was dropped. With `block` waits for room."""
+        num_rows = item.num_rows
+        with self._lock:
+            waiting = self._waiting
+            if waiting and waiting + num_rows > self._max_rows and not self._make_room(num_rows):
+                return False
+            self._waiting += num_rows
+            self._items.append(item)
+        return True
+
+    @property
+    def counts(self) -> LogCounts:
+        with self._lock:
+            return LogCounts(written=self._written, dropped=self._dropped, waiting=self._waiting)
+
+    def flush(self, *, timeout_s: float = 30.0) -> bool:
+        """Returns when all that was handed over before is in files; False when that took longer."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            # The flush that runs now may have begun before the newest item came: the one after it has it.
+            target = self._num_flushes + 2
+            while self._waiting and self._num_flushes < target:
+                self._hurry.set()
+                if time.monotonic() >= deadline:
+                    return False
+                self._changed.wait(timeout=0.05)
+        return True
+
+    def close(self, *, timeout_s: float = 30.0) -> None:
+        """Writes what waits, unless the storage is away for longer."""
+        self._stopping = True
+        self._hurry.set()
+        self._thread.join(timeout_s)
+
+    def _make_room(self, num_rows: int) -> bool:
+        """Holding the lock."""
+        if self._settings.when_full == "drop" or self._stopping:
+            if not self._dropped:
+                _log.warning("the prediction log is full; predictions go on and are not logged until there is room")
+            self._dropped += num_rows
+            return False
+        while self._waiting and self._waiting + num_rows > self._max_rows:
+            self._changed.wait(timeout=1.0)
+        return True
+
+    def _run(self) -> None:
+        due = time.monotonic() + self._settings.flush_s
+        while True:
+            stopping, hurry = self._stopping, self._hurry.is_set()
+            self._hurry.clear()
+            self._take_in(hurry=stopping or hurry)
+            if stopping or hurry or time.monotonic() >= due or self._encoded >= self._settings.segment_rows:
+                due = time.monotonic() + (self._settings.flush_s if self._publish() else self._retry_s)
+                with self._changed:
+                    self._num_flushes += 1
+                    self._changed.notify_all()
+            if stopping and not self._items:
+                return
+            self._hurry.wait(_TICK_S)
+
+    def _take_in(self, *, hurry: bool) -> None:
+        while self._items and (hurry or self._encoded < self._settings.segment_rows):
+            portion = [self._items.popleft() for _ in range(min(_PORTION_ITEMS, len(self._items)))]
+            num_rows = sum(item.num_rows for item in portion)
+            try:
+                self._encoder.add(portion)
+            except Exception:  # noqa: BLE001  # whatever one call holds
+                # The log must not end because of one call: it is counted and the next go on.
+                _log.exception("cannot log some predictions")
+                self._free(num_rows, dropped=True)
+                continue
+            self._encoded += num_rows
+            if not hurry and self._waiting < self._max_rows // 2:
+                time.sleep(_BREATH_S)
+
+    def _publish(self) -> bool:
+        """One file for each folder; False when the storage is away: what waits goes on waiting."""
+        for folder, make in self._encoder.take():
+            try:
+                table = make()
+            except Exception:  # noqa: BLE001  # as above
+                _log.exception("cannot log some predictions")
+            else:
+                self._tables.setdefault(folder, []).append(table)
+        num_rows = sum(table.num_rows for parts in self._tables.values() for table in parts)
+        if num_rows < self._encoded:
+            self._free(self._encoded - num_rows, dropped=True)
+            self._encoded = num_rows
+        for folder, tables in list(self._tables.items()):
+            table = pa.concat_tables(tables, promote_options="permissive")
+            path = f"{folder}/{self._name}-{self._number:08d}.parquet"
+            try:
+                self._storage.create(path, _parquet(table, self._metadata))
+            except (ZaphodError, OSError):
+                if not self._retry_s:
+                    _log.exception("cannot write the prediction log; what waits is kept and written later")
+                self._retry_s = min(_MAX_RETRY_S, (self._retry_s or 0.1) * 2)
+                return False
+            self._number += 1
+            self._retry_s = 0.0
+            del self._tables[folder]
+            self._encoded -= table.num_rows
+            self._free(table.num_rows)
+        return True
+
+    def _free(self, num_rows: int, *, dropped: bool = False) -> None:
+        with self._changed:
+            self._waiting -= num_rows
+            if dropped:
+                self._dropped += num_rows
+            else:
+                self._written += num_rows
+            self._changed.notify_all()
+
+
+def _parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
+    with contextlib.closing(pa.BufferOutputStream()) as sink:
+        pq.write_table(
+            table.replace_schema_metadata(metadata),
+            sink,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=[field.name for field in table.schema if pa.types.is_dictionary(field.type)] or False,
+            write_statistics=["time"],
+        )
+        data: bytes = sink.getvalue().to_pybytes()
+    return data
