@@ -8,10 +8,12 @@ import threading
 
 import ray
 
+from streaming.patience import patiently
 from streaming.queues.factory import open_queue
 from streaming.scorer import Scorer
 from streaming.settings import StreamingSettings
-from streaming.stats import Status
+from streaming.stats import Stats, Status
+from zaphod.errors import QueueUnavailableError
 from zaphod.registry import Registry
 from zaphod.served import ServedModel
 
@@ -25,24 +27,31 @@ class ScorerActor:
     """Consumes what it is assigned until it is drained. name: owner of its leases, unique for good."""
 
     def __init__(self, name: str, settings: StreamingSettings) -> None:
+        self._name = name
+        self._settings = settings
         self._model = ServedModel.open(Registry.open(settings.registry), settings.model)
-        self._queue = open_queue(settings.queue)
-        consumer = self._queue.consumer(name, lease_s=settings.queue.lease_s)
-        self._scorer = Scorer(consumer, self._model, settings=settings.scoring, lease_s=settings.queue.lease_s)
         self._node = ray.get_runtime_context().get_node_id()
+        self._stats = Stats()
+        self._stopping = threading.Event()
+        self._scorer: Scorer | None = None
         self._thread = threading.Thread(target=self._run, name="scorer", daemon=True)
         self._thread.start()
 
     def assign(self, partitions: frozenset[int], steal: frozenset[int]) -> None:
-        self._scorer.assign(partitions, steal=steal)
+        """Told again by the supervisor until it shows: an order that comes before the queue is open may be dropped."""
+        if self._scorer is not None:
+            self._scorer.assign(partitions, steal=steal)
 
     def status(self) -> Status:
         version = self._model.snapshot().stamp.version
-        return self._scorer.stats.status(self._scorer.partitions, version=version, node=self._node)
+        partitions = self._scorer.partitions if self._scorer is not None else frozenset()
+        return self._stats.status(partitions, version=version, node=self._node)
 
     def drain(self) -> None:
         """Commits what is at hand and gives the leases back."""
-        self._scorer.stop()
+        self._stopping.set()
+        if self._scorer is not None:
+            self._scorer.stop()
         self._thread.join()
 
     def wait_end(self) -> None:
@@ -51,8 +60,26 @@ class ScorerActor:
 
     def _run(self) -> None:
         try:
+            try:
+                self._scorer = self._open()
+            except QueueUnavailableError:
+                return  # drained before there was a queue to be used
             self._scorer.run()
         except BaseException:  # noqa: BLE001  # whatever it was, the process may not live on
             # A scorer that stopped consuming but looks alive would keep its partitions from being served.
             _log.exception("the scoring loop failed; the process ends so that it is replaced")
             os._exit(70)
+
+    def _open(self) -> Scorer:
+        scoring, lease_s = self._settings.scoring, self._settings.queue.lease_s
+
+        def tell(reason: str | None) -> None:
+            self._stats.waiting = reason
+
+        consumer = patiently(
+            lambda: open_queue(self._settings.queue).consumer(self._name, lease_s=lease_s),
+            stopping=self._stopping, first_s=scoring.backoff_s, longest_s=scoring.max_backoff_s, tell=tell,
+        )  # fmt: skip
+        return Scorer(
+            consumer, self._model, settings=scoring, lease_s=lease_s, stats=self._stats, stopping=self._stopping
+        )

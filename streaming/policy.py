@@ -77,3 +77,8 @@ def surplus(owned: Mapping[str, int], *, wanted: int) -> list[str]:
     """Scorers to drain, those with the fewest partitions first. owned: number of partitions by name."""
     excess = max(0, len(owned) - wanted)
     return sorted(owned, key=lambda name: (owned[name], name))[:excess]
+
+
+def restart_pause_s(num_failed: int) -> float:
+    """Pause before the next start when so many in a row have died before they could work: 0.2 s, doubled up to 10 s."""
+    return 0.0 if num_failed == 0 else min(0.2 * 2.0 ** min(num_failed - 1, 10), 10.0)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from streaming import events
+from streaming.patience import patiently
 from streaming.queues.base import Cause, Consumer, DeadLetter, Event, MicroBatch, Output
 from streaming.settings import ScoringSettings
 from streaming.stats import Stats
@@ -53,15 +54,18 @@ class Scorer:
         *,
         settings: ScoringSettings,
         lease_s: float,
+        stats: Stats | None = None,
+        stopping: threading.Event | None = None,
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
-        self.stats = Stats()
+        """With `stats` and `stopping` when somebody else looks at them before there is a scorer."""
+        self.stats = stats or Stats()
         self._consumer = consumer
         self._model = model
         self._settings = settings
         self._lease_s = lease_s
         self._pause = pause
-        self._stopping = threading.Event()
+        self._stopping = stopping or threading.Event()
         # What `assign` asked for, as one reference: partitions, and those to take over although leased.
         self._wanted: tuple[frozenset[int], frozenset[int]] | None = None
         self._retry_at = 0.0
@@ -234,23 +238,17 @@ class Scorer:
         )  # fmt: skip
 
     def _patiently(self, action: Callable[[], object]) -> None:
-        """Waits out an unreachable queue or a full disk: said once when it begins and once when it is over."""
-        failures = 0
-        while True:
-            try:
-                action()
-            except QueueUnavailableError as error:
-                failures += 1
-                if failures == 1:
-                    _log.warning("the queue cannot be used; waiting for it", extra={"reason": error.message})
-                self.stats.waiting = error.message
-                if self._stopping.wait(min(self._settings.backoff_s * 2**failures, self._settings.max_backoff_s)):
-                    raise
-            else:
-                if failures:
-                    _log.warning("the queue can be used again")
-                    self.stats.waiting = None
-                return
+        """Waits out an unreachable queue or a full disk. Raises: QueueUnavailableError when it shall stop meanwhile."""
+        patiently(
+            action,
+            stopping=self._stopping,
+            first_s=2 * self._settings.backoff_s,
+            longest_s=self._settings.max_backoff_s,
+            tell=self._tell_waiting,
+        )
+
+    def _tell_waiting(self, reason: str | None) -> None:
+        self.stats.waiting = reason
 
     def _renew(self) -> None:
         while not self._stopping.wait(self._lease_s / 3):

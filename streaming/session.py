@@ -19,6 +19,7 @@ from rich.console import Console
 from streaming.cluster import joined
 from streaming.display import LineDisplay, LiveDisplay
 from streaming.metrics import PoolCollector, serve_metrics
+from streaming.patience import patiently
 from streaming.queues.base import Delivered, Queue
 from streaming.queues.factory import open_queue
 from streaming.reader import Reader
@@ -36,12 +37,22 @@ _SILENT_S = 20.0
 
 
 def run_pool(settings: StreamingSettings, *, place: RayPlace) -> None:
-    """Until SIGTERM or SIGINT, then drains. Raises: ZaphodError when it cannot begin."""
+    """Until SIGTERM or SIGINT, then drains. Waits for a queue that cannot be used yet.
+
+    Raises: ZaphodError when it cannot begin.
+    """
     console = Console(stderr=True)
-    with contextlib.closing(_prepare(settings)) as queue, joined(place) as where:
-        supervisor = Supervisor(settings, queue)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: supervisor.stop())
+    stopping = threading.Event()
+    _stop_on_signals(stopping)
+    _check_model(settings)
+    queue = patiently(
+        lambda: open_queue(settings.queue),
+        stopping=stopping, first_s=settings.scoring.backoff_s, longest_s=settings.scoring.max_backoff_s,
+        tell=lambda _: None,
+    )  # fmt: skip
+    with contextlib.closing(queue), joined(place) as where:
+        _stop_on_signals(stopping)  # again: Ray puts its own in their place
+        supervisor = Supervisor(settings, queue, stopping=stopping)
         console.print(f"starting {settings.pool.min_scorers} scorers of {settings.model} on {where}")
         display = LiveDisplay(console) if console.is_terminal else LineDisplay(console)
         newest: list[PoolView] = []
@@ -51,7 +62,7 @@ def run_pool(settings: StreamingSettings, *, place: RayPlace) -> None:
             display.show(view)
 
         with _metrics(settings, newest):
-            supervisor.run(ready_within_s=_READY_TIMEOUT_S, on_tick=look)
+            supervisor.run(on_tick=look)
         display.close(supervisor.view())
     console.print("drained: leases are given back, nothing is in flight")
 
@@ -85,7 +96,8 @@ class Feed:
 def run_demo(settings: StreamingSettings, feed: Feed, *, place: RayPlace) -> None:
     """Raises: EnvironmentNotReadyError when outputs stop coming before every event has one."""
     console = Console()
-    with contextlib.closing(_prepare(settings)) as queue, joined(place) as where:
+    _check_model(settings)
+    with contextlib.closing(open_queue(settings.queue)) as queue, joined(place) as where:
         console.print(f"starting the scorers on {where}")
         with _Background(settings) as pool:
             console.print(f"{settings.pool.min_scorers} scorers consume {queue.num_partitions} partitions")
@@ -126,7 +138,13 @@ class _Background:
 
     def __enter__(self) -> _Background:
         self._thread.start()
-        self._ready.wait()
+        if not self._ready.wait(_READY_TIMEOUT_S):
+            why = self._supervisor.hindrance() if self._supervisor is not None else "the queue cannot be opened"
+            self._error = EnvironmentNotReadyError(
+                f"Cannot start the pool: after {_READY_TIMEOUT_S:.0f} s not every partition has a scorer ({why})."
+            )
+        if self._error is not None:
+            self.__exit__()
         self.check()
         return self
 
@@ -149,7 +167,7 @@ class _Background:
         try:
             with contextlib.closing(open_queue(self._settings.queue)) as queue:
                 self._supervisor = Supervisor(self._settings, queue)
-                self._supervisor.run(ready_within_s=_READY_TIMEOUT_S, on_tick=self._look)
+                self._supervisor.run(on_tick=self._look)
         except BaseException as error:  # noqa: BLE001  # handed to the thread that waits
             self._error = error
         finally:
@@ -157,7 +175,8 @@ class _Background:
 
     def _look(self, view: PoolView) -> None:
         self._view = view
-        self._ready.set()
+        if view.ready:
+            self._ready.set()
 
 
 @dataclass(slots=True)
@@ -219,7 +238,11 @@ def _metrics(settings: StreamingSettings, newest: Sequence[PoolView]) -> Iterato
         server.server_close()
 
 
-def _prepare(settings: StreamingSettings) -> Queue:
+def _stop_on_signals(stopping: threading.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+
+
+def _check_model(settings: StreamingSettings) -> None:
     """What can be found wrong before Ray is started. Raises: ZaphodError."""
     Registry.open(settings.registry).resolve(Reference.parse(settings.model))
-    return open_queue(settings.queue)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from streaming import policy
@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 _TICK_S = 0.1
 _TELL_AGAIN_S = 1.0
+_LATE_S = 60.0
 # Its partitions are taken over when its lease ends; so much later its process is taken to hang for good.
 _SILENT_S = 10.0
 
@@ -51,7 +52,8 @@ class _Member:
 class Supervisor:
     """Runs in the driver. Its death stops no event from being lost or doubled: leases run out, offsets stay."""
 
-    def __init__(self, settings: StreamingSettings, queue: Queue) -> None:
+    def __init__(self, settings: StreamingSettings, queue: Queue, *, stopping: threading.Event | None = None) -> None:
+        """stopping: when somebody else may ask to stop before there is a supervisor."""
         self._settings = settings
         self._queue = queue
         self._pool = uuid.uuid4().hex[:8]
@@ -63,27 +65,27 @@ class Supervisor:
         self._positions: tuple[Position, ...] = ()
         self._waiting: str | None = None
         self._scale = policy.Scale(wanted=min(settings.pool.min_scorers, queue.num_partitions))
-        self._stopping = threading.Event()
+        self._stopping = stopping or threading.Event()
+        self._ready = False
+        self._has_run = False
+        self._num_failed = 0
+        self._start_at = 0.0
         self._silence_s = max(_SILENT_S, 3 * settings.queue.lease_s)
 
-    def run(self, *, ready_within_s: float, on_tick: Callable[[PoolView], object]) -> None:
-        """Until `stop`, then drains. on_tick: called about ten times a second once every partition has an owner.
+    def run(self, *, on_tick: Callable[[PoolView], object]) -> None:
+        """Until `stop`, then drains. on_tick: called about ten times a second.
 
-        Raises: EnvironmentNotReadyError when no scorer can start, or not all partitions have an owner in time.
+        Raises: EnvironmentNotReadyError when no scorer could ever start, because of the model or the settings.
         """
-        deadline = time.monotonic() + ready_within_s
-        ready = False
+        late_at = time.monotonic() + _LATE_S
         try:
             while not self._stopping.is_set():
                 self.tick()
-                ready = ready or self._all_owned()
-                if ready:
-                    on_tick(self.view())
-                elif time.monotonic() > deadline:
-                    raise EnvironmentNotReadyError(
-                        f"Cannot start the pool: after {ready_within_s:.0f} s not every partition has a scorer "
-                        f"({self._hindrance()})."
-                    )
+                self._ready = self._ready or self._all_owned()
+                if not self._ready and time.monotonic() > late_at:
+                    _log.warning("not every partition has a scorer yet, still trying: %s", self.hindrance())
+                    late_at += _LATE_S
+                on_tick(self.view())
         finally:
             self._drain([*self._members.values()])
 
@@ -97,6 +99,7 @@ class Supervisor:
         for status in statuses:
             totals.add(status)
         return PoolView(
+            ready=self._ready,
             positions=self._positions,
             counts=totals.counts,
             num_scorers=len(self._members),
@@ -143,6 +146,7 @@ class Supervisor:
                 return  # its end says so too
             member.heard = time.monotonic()
             member.asked = member.actor.status.remote()
+            self._has_run, self._num_failed = True, 0
         elif member.status is not None and time.monotonic() - member.heard > self._silence_s:
             _log.warning("scorer %s does not answer; it is ended and replaced", member.name)
             member.heard = time.monotonic()
@@ -157,11 +161,21 @@ class Supervisor:
         except RayError as error:
             self._num_lost += 1
             if member.status is None:
-                # It never ran: starting it again and again would hide why.
-                raise EnvironmentNotReadyError(f"Cannot start a scorer: {_cause(error)}") from error
-            _log.warning("scorer %s died; its partitions move to others", member.name)
+                self._failed_start(error)
+            else:
+                _log.warning("scorer %s died; its partitions move to others", member.name)
         self._gone.add(member.name)
         ray.kill(member.actor)
+
+    def _failed_start(self, error: RayError) -> None:
+        """A scorer died before it worked: of its own, as on a wrong setting, or by accident, as one out of memory."""
+        if isinstance(error, RayActorError) and error.actor_init_failed and not self._has_run:
+            # None ever ran: starting it again and again would hide why.
+            raise EnvironmentNotReadyError(f"Cannot start a scorer: {_cause(error)}") from error
+        self._num_failed += 1
+        pause_s = policy.restart_pause_s(self._num_failed)
+        self._start_at = time.monotonic() + pause_s
+        _log.warning("a scorer died while it started; the next starts in %.1f s: %s", pause_s, _cause(error))
 
     def _resize(self) -> None:
         self._scale = policy.rescale(
@@ -172,8 +186,9 @@ class Supervisor:
             now=time.monotonic(),
         )
         active = {name: member for name, member in self._members.items() if not member.draining}
-        for _ in range(self._scale.wanted - len(active)):
-            self._start()
+        if time.monotonic() >= self._start_at:
+            for _ in range(self._scale.wanted - len(active)):
+                self._start()
         owned = {name: len(member.status.partitions) if member.status else 0 for name, member in active.items()}
         for name in policy.surplus(owned, wanted=self._scale.wanted):
             _log.info("draining scorer %s: no event has been late for a while", name)
@@ -220,7 +235,8 @@ class Supervisor:
     def _all_owned(self) -> bool:
         return bool(self._positions) and all(position.owner in self._members for position in self._positions)
 
-    def _hindrance(self) -> str:
+    def hindrance(self) -> str:
+        """Why not every partition has an owner, as far as one can tell."""
         if self._waiting:
             return self._waiting
         if not any(member.status for member in self._members.values()):

@@ -11,8 +11,12 @@ from streaming.stats import NOTHING, Counts, Status, total
 
 @dataclass(frozen=True)
 class PoolView:
-    """counts: by partition, of all scorers since the supervisor began. num_lost: scorers that died."""
+    """counts: by partition, of all scorers since the supervisor began. num_lost: scorers that died.
 
+    ready: every partition has had an owner.
+    """
+
+    ready: bool
     positions: tuple[Position, ...]
     counts: dict[int, Counts]
     num_scorers: int

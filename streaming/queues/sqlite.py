@@ -143,7 +143,8 @@ class SqliteQueue:
         return appended
 
     def consumer(self, owner: str, *, lease_s: float) -> SqliteConsumer:
-        return SqliteConsumer(self._folder, owner=owner, lease_s=lease_s, durability=self._durability)
+        with _translated(self._folder):
+            return SqliteConsumer(self._folder, owner=owner, lease_s=lease_s, durability=self._durability)
 
     def positions(self) -> list[Position]:
         now = time.time()

@@ -105,6 +105,12 @@ class Run:
                 cwd=self.home, env=self.environ, stdout=log, stderr=log,
             )  # fmt: skip
 
+    def check(self) -> None:
+        """Raises: AssertionError with its last words when the supervisor has given up: nothing may make it."""
+        assert self.supervisor is not None
+        last_words = (self.home / "pool.log").read_text(errors="replace")[-2_000:]
+        assert self.supervisor.poll() is None, f"the supervisor ended by itself: {last_words}"
+
     def scorers(self) -> list[psutil.Process]:
         """The scorer actors of this run's Ray."""
         found = []
@@ -116,6 +122,7 @@ class Run:
 
     def fault(self) -> None:
         """One, chosen at random; what it finds in its way is part of it."""
+        self.check()
         faults = [self.kill_scorer, self.freeze_scorer, self.kill_supervisor, self.promote]
         faults += [self.kill_broker] if self.broker is not None else []
         chosen = self.rng.choice(faults)
@@ -210,7 +217,12 @@ def test_nothing_is_lost_doubled_or_out_of_order(
         run.fault()
     traffic.stop.set()
     producer.join()
-    wait_for(lambda: all(p.lag == 0 for p in settled(queue).positions()), timeout_s=120, what="everything scored")
+
+    def is_scored() -> bool:
+        run.check()
+        return all(position.lag == 0 for position in settled(queue).positions())
+
+    wait_for(is_scored, timeout_s=120, what="everything scored")
     assert run.supervisor is not None
     run.supervisor.terminate()
     run.supervisor.wait(timeout=60)
@@ -220,6 +232,33 @@ def test_nothing_is_lost_doubled_or_out_of_order(
     queue.close()
     if broker is not None:
         broker.kill()
+
+
+def test_scorers_that_die_while_they_start_are_replaced(
+    ray_environ: tuple[Path, dict[str, str]], registry: Registry, tmp_path: Path
+) -> None:
+    """The first scorers of a pool, killed before they have said a word: the supervisor starts others."""
+    home, environ = ray_environ
+    config = write_settings(tmp_path, registry=registry.uri, model="binary@1", num_scorers=2)
+    run = Run(tmp_path, home, config, environ, registry, None, random.Random(SEED))
+    queue = SqliteQueue(tmp_path / "var/stream", num_partitions=NUM_PARTITIONS)
+    run.start()
+    killed: set[int] = set()
+
+    def kill_newborn() -> bool:
+        for process in run.scorers():
+            if process.pid not in killed and not any(position.owner for position in queue.positions()):
+                process.kill()
+                killed.add(process.pid)
+        return len(killed) >= 2
+
+    wait_for(kill_newborn, timeout_s=60, what="scorers to kill")
+    wait_for(lambda: all(p.owner for p in queue.positions()), timeout_s=60, what="the pool at work")
+    run.check()
+    assert run.supervisor is not None
+    run.supervisor.terminate()
+    assert run.supervisor.wait(timeout=60) == 0
+    queue.close()
 
 
 def two_versions(folder: Path, source: Registry) -> Registry:

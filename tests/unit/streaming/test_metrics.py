@@ -32,7 +32,7 @@ def view(*, waiting: str | None = None) -> PoolView:
         Position(1, next_offset=3, end_offset=10, owner=None, epoch=0, expired=True, oldest_s=1.5),
     )
     return PoolView(
-        positions=positions, counts=status.counts, num_scorers=1, num_fenced=2, num_acquired=4, num_lost=1,
+        ready=True, positions=positions, counts=status.counts, num_scorers=1, num_fenced=2, num_acquired=4, num_lost=1,
         versions=frozenset({3}), waiting=waiting,
     )  # fmt: skip
 
@@ -109,6 +109,7 @@ def test_the_log_is_silent_when_nothing_happens() -> None:
     console = Console(file=io.StringIO(), width=200)
     display = LineDisplay(console)
     idle = PoolView(
+        ready=True,
         positions=(),
         counts={},
         num_scorers=1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streaming.policy import Assignment, Scale, assign, rescale, surplus
+from streaming.policy import Assignment, Scale, assign, rescale, restart_pause_s, surplus
 from streaming.queues.base import Position
 from streaming.settings import PoolSettings
 
@@ -100,3 +100,8 @@ def test_the_idlest_scorer_goes_first() -> None:
     """Draining the one with the fewest partitions moves the least."""
     assert surplus({"a": 2, "b": 1, "c": 2}, wanted=2) == ["b"]
     assert surplus({"a": 2}, wanted=2) == []
+
+
+def test_starts_that_fail_are_farther_and_farther_apart() -> None:
+    """At once after a success, then 0.2 s doubled, never more than 10 s."""
+    assert [restart_pause_s(number) for number in (0, 1, 2, 3, 50)] == [0.0, 0.2, 0.4, 0.8, 10.0]
