@@ -1,0 +1,117 @@
+"""Does the procedure hold what it says? Simulated experiments through the very functions that judge real ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zaphod.experiment.estimates import Kind, of_arms
+from zaphod.experiment.samples import Sums
+from zaphod.experiment.sequences import Sequence
+
+_NAIVE_Z = 1.959963984540054
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What entities do. champion, challenger: probability of a success for a proportion and a ratio, mean for a mean.
+
+    A mean's values are log-normal with `sigma`, as sales are. events: predictions of an entity, on average; icc: how
+    alike they are, 0 to 1. correlation: of a covariate with a mean's logarithm. share: the challenger's.
+    """
+
+    name: str
+    kind: Kind = "proportion"
+    champion: float = 0.1
+    challenger: float = 0.1
+    entities: int = 10_000
+    share: float = 0.5
+    sigma: float = 1.0
+    events: int = 1
+    icc: float = 0.0
+    correlation: float | None = None
+
+    @property
+    def effect(self) -> float:
+        return self.challenger - self.champion
+
+    def draw(self, rng: np.random.Generator) -> tuple[Sums, NDArray[np.bool_]]:
+        """Sums of the entities, and whom the challenger answered: shape (entities,)."""
+        challenger = rng.random(self.entities) < self.share
+        level: NDArray[np.float64] = np.where(challenger, self.challenger, self.champion)
+        count: NDArray[np.float64] = np.ones(self.entities)
+        if self.kind == "mean":
+            covariate = rng.standard_normal(self.entities)
+            mixed = self.correlation or 0.0
+            noise = mixed * covariate + math.sqrt(1 - mixed**2) * rng.standard_normal(self.entities)
+            total = level * np.exp(self.sigma * noise - self.sigma**2 / 2)
+            return Sums(total=total, count=count, covariate=covariate if mixed else None), challenger
+        if self.events > 1:
+            count += rng.poisson(self.events - 1, self.entities)
+        strength = 1 / self.icc - 1 if self.icc else math.inf
+        chance = rng.beta(level * strength, (1 - level) * strength) if self.icc else level
+        total = rng.binomial(count.astype(np.int64), chance).astype(np.float64)
+        return Sums(total=total, count=count), challenger
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One simulated experiment. found, naive_found: at some look 0 was outside the interval, ours and the fixed one's.
+
+    covered: at every look the true effect was inside. stopped: entities at the first look that found; None if none did.
+    """
+
+    found: bool
+    naive_found: bool
+    covered: bool
+    right_sign: bool
+    stopped: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Shares of all runs; stopped: median of entities, over the runs that found something."""
+
+    runs: int
+    found: float
+    naive_found: float
+    covered: float
+    wrong_sign: float
+    stopped: float | None
+
+    @classmethod
+    def of(cls, runs: list[Run]) -> Rates:
+        stops = [one.stopped for one in runs if one.stopped is not None]
+        return cls(
+            runs=len(runs),
+            found=sum(one.found for one in runs) / len(runs),
+            naive_found=sum(one.naive_found for one in runs) / len(runs),
+            covered=sum(one.covered for one in runs) / len(runs),
+            wrong_sign=sum(one.found and not one.right_sign for one in runs) / len(runs),
+            stopped=float(np.median(stops)) if stops else None,
+        )
+
+
+def simulate(
+    world: World, *, sequence: Sequence, runs: int, seed: int, look_every: int = 10, fewest: int = 100
+) -> Iterator[Run]:
+    """Looks every so many entities, from the first look that is usable on."""
+    positions = np.arange(look_every, world.entities + 1, look_every)
+    for run in range(runs):
+        sums, challenger = world.draw(np.random.default_rng([seed, run]))
+        estimates = of_arms(world.kind, sums, challenger, positions, fewest=fewest)
+        usable = estimates.usable
+        effect, se, n = estimates.effect[usable], estimates.se[usable], estimates.n[usable]
+        half = sequence.half_width(se, n)
+        found = np.flatnonzero(np.abs(effect) > half)
+        yield Run(
+            found=len(found) > 0,
+            naive_found=bool((np.abs(effect) > _NAIVE_Z * se).any()),
+            covered=bool((np.abs(effect - world.effect) <= half).all()),
+            right_sign=len(found) > 0 and bool(effect[found[0]] * world.effect > 0),
+            stopped=int(n[found[0]]) if len(found) else None,
+        )
