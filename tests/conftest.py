@@ -13,9 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import threadpoolctl
 import yaml
 
-from tests import models
+from tests import cli, models
 from zaphod import machine
 from zaphod.registry import Registry
 
@@ -79,6 +80,22 @@ def end_server(server: Server) -> None:
     assert (code, left) == (0, []), server.log.read_text(errors="replace")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skips the slow tests unless the marker is named."""
+    if "slow" in config.getoption("markexpr"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="minutes: run with -m slow"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """scikit-learn's threads wait for each other longer than these small models compute."""
+    with threadpoolctl.threadpool_limits(1):
+        yield
+
+
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     """A registry with three champions: binary, multiclass, regressor."""
@@ -95,3 +112,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Iter
     )
     yield started
     end_server(started)
+
+
+@pytest.fixture
+def zaphod(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> cli.Zaphod:
+    """The `zaphod` command."""
+    return cli.make(monkeypatch, capsys)

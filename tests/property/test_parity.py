@@ -5,6 +5,7 @@ What parity let pass has to hold on rows that parity never saw.
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 
@@ -40,6 +41,8 @@ from zaphod.predictor import Predictions
 from zaphod.schema import Schema
 from zaphod.sklearn_predictor import SklearnPredictor
 
+# A longer search: ZAPHOD_EXAMPLES=2000 pytest tests/property.
+NUM_EXAMPLES = int(os.environ.get("ZAPHOD_EXAMPLES", "25"))
 NUMBERS = ("skewed", "whole", "flag", "constant", "tied", "wide")
 STRINGS = ("colour", "size")
 NULLABLE = ("skewed", "tied", "size")
@@ -232,7 +235,7 @@ _SERVED: dict[Recipe, tuple[SklearnPredictor, OnnxPredictor, Schema, Columns] | 
 
 
 @given(recipe=recipes, rows=st.lists(rows_of_values, min_size=1, max_size=5))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=NUM_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_parity_let_pass_agrees_everywhere(recipe: Recipe, rows: list[list[tuple[object, ...]]]) -> None:
     """No made-up row of a pipeline that is served compiled has another answer than scikit-learn's."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):

@@ -22,6 +22,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from tests.cli import Zaphod
 from zaphod.bundle import Manifest
 from zaphod.columns import from_table
 from zaphod.errors import ModelLoadError, PackagingError
@@ -253,15 +254,9 @@ def test_multi_output_regression_and_outliers(registry: Registry) -> None:
     assert registry.load("two", 1).schema.output.targets == ("target_0", "target_1")
 
 
-def zaphod(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The console command."""
-    return subprocess.run(
-        [str(Path(sys.executable).parent / "zaphod"), *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "200"},
-    )  # fmt: skip
-
-
-def test_the_command_from_a_file_to_a_champion_and_back(tmp_path: Path, iris: tuple[pd.DataFrame, pd.Series]) -> None:
+def test_the_command_from_a_file_to_a_champion_and_back(
+    tmp_path: Path, zaphod: Zaphod, iris: tuple[pd.DataFrame, pd.Series]
+) -> None:
     """schema, an edit, package, inspect, promote, rollback, models and journal, as a person types them."""
     X, y = iris
     (tmp_path / "iris.skops").write_bytes(skops.io.dumps(LogisticRegression(max_iter=500).fit(X, y)))
@@ -300,7 +295,9 @@ def test_the_command_from_a_file_to_a_champion_and_back(tmp_path: Path, iris: tu
     assert "champion" in zaphod("models", cwd=tmp_path).stdout
 
 
-def test_an_edited_schema_is_checked_against_the_sample(tmp_path: Path, iris: tuple[pd.DataFrame, pd.Series]) -> None:
+def test_an_edited_schema_is_checked_against_the_sample(
+    tmp_path: Path, zaphod: Zaphod, iris: tuple[pd.DataFrame, pd.Series]
+) -> None:
     """A range that the sample breaks is named with its row."""
     X, y = iris
     (tmp_path / "iris.skops").write_bytes(skops.io.dumps(LogisticRegression(max_iter=500).fit(X, y)))
@@ -317,6 +314,17 @@ def test_an_edited_schema_is_checked_against_the_sample(tmp_path: Path, iris: tu
     assert done.returncode == 1
     assert "sepal_length" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_console_script_says_what_is_wrong_in_one_sentence(tmp_path: Path) -> None:
+    """As a shell sees it: exit code 1, nothing on standard output, no traceback."""
+    script = Path(sys.executable).parent / "zaphod"
+
+    done = subprocess.run([script, "inspect", "iris@7"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("Cannot load iris@7")
 
 
 def test_a_bundle_of_another_scikit_learn_is_refused(registry: Registry, iris: tuple[pd.DataFrame, pd.Series]) -> None:

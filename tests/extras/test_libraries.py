@@ -101,7 +101,11 @@ def test_a_model_of_mlflow_by_run_and_by_alias(tmp_path: Path, monkeypatch: pyte
     model = LogisticRegression().fit(X, X["amount"] > 100)
     with mlflow.start_run() as run:
         info = mlflow.sklearn.log_model(
-            model, name="model", registered_model_name="churn", serialization_format="pickle"
+            model,
+            name="model",
+            registered_model_name="churn",
+            serialization_format="pickle",
+            pip_requirements=["scikit-learn"],  # else MLflow spends seconds finding out
         )
     mlflow.MlflowClient().set_registered_model_alias("churn", "champion", "1")
 
