@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zaphod.experiment.estimates import Kind, of_arms
-from zaphod.experiment.samples import Sums
+from zaphod.experiment.guardrails import check_guardrail
+from zaphod.experiment.plan import GuardrailPlan
+from zaphod.experiment.results import GuardState
+from zaphod.experiment.samples import BadShare, Guarded, Sums
 from zaphod.experiment.sequences import Sequence
 
 _NAIVE_Z = 1.959963984540054
@@ -115,3 +118,39 @@ def simulate(
             right_sign=len(found) > 0 and bool(effect[found[0]] * world.effect > 0),
             stopped=int(n[found[0]]) if len(found) else None,
         )
+
+
+def guardrail_alarms(
+    *, runs: int, seed: int, alpha: float, entities: int, predictions: int, share_bad: float, icc: float, looks: int
+) -> Iterator[bool]:
+    """Whether a guardrail without a cause was breached at some look, for each run.
+
+    Predictions fall on a fixed pool of entities that ask again and again while one looks.
+    """
+    plan = GuardrailPlan(name="failed", bad="failed")
+    ends = np.linspace(0, predictions, looks + 1).astype(np.int64)[1:]
+    for run in range(runs):
+        rng = np.random.default_rng([seed, run])
+        challenger = rng.random(entities) < 0.5
+        strength = 1 / icc - 1
+        chance = rng.beta(share_bad * strength, (1 - share_bad) * strength, entities)
+        who = rng.integers(entities, size=predictions)
+        bad = rng.random(predictions) < chance[who]
+        yield any(_breached(plan, who[:end], bad[:end], challenger, alpha=alpha) for end in ends.tolist())
+
+
+def _breached(
+    plan: GuardrailPlan,
+    who: NDArray[np.int64],
+    bad: NDArray[np.bool_],
+    challenger: NDArray[np.bool_],
+    *,
+    alpha: float,
+) -> bool:
+    counts = np.bincount(who, minlength=len(challenger)).astype(np.float64)
+    bads = np.bincount(who, weights=bad, minlength=len(challenger)).astype(np.float64)
+    champion, other = (
+        BadShare.of(counts[one & (counts > 0)], bads[one & (counts > 0)]) for one in (~challenger, challenger)
+    )
+    result = check_guardrail(plan, Guarded(champion=champion, challenger=other), alpha=alpha, planned=10_000)
+    return result.state is GuardState.BREACHED
