@@ -19,7 +19,6 @@ from zaphod.experiment.plan import MetricPlan, MismatchPlan, Plan
 from zaphod.experiment.results import (
     Analysis,
     Effect,
-    Interval,
     Look,
     Mismatch,
     MismatchState,
@@ -29,6 +28,7 @@ from zaphod.experiment.results import (
 from zaphod.experiment.samples import Entities, Outcomes, Pairs, PhaseData, Sums
 from zaphod.experiment.sequences import Sequence, observations_needed
 from zaphod.experiment.spec import Mode
+from zaphod.reporting.interval import Interval
 
 _SHOWN_LOOKS = 160
 _RATE_ENTITIES = 1000

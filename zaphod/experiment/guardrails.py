@@ -11,9 +11,10 @@ import math
 import numpy as np
 
 from zaphod.experiment.plan import GuardrailPlan
-from zaphod.experiment.results import GuardrailResult, GuardState, Interval
+from zaphod.experiment.results import GuardrailResult, GuardState
 from zaphod.experiment.samples import BadShare, Guarded
 from zaphod.experiment.sequences import Sequence
+from zaphod.reporting.interval import Interval
 
 _FEWEST_ENTITIES = 20
 _FEWEST_BAD = 5

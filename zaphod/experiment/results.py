@@ -8,14 +8,7 @@ import msgspec
 
 from zaphod.experiment.samples import Exposed, Outcomes
 from zaphod.experiment.spec import Mode
-
-
-class Interval(msgspec.Struct, frozen=True, kw_only=True):
-    """A confidence sequence at one look. None where too little is there to say anything."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
+from zaphod.reporting.interval import Interval
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import enum
 
 import msgspec
 
-from zaphod.validation.bootstrap import Interval
+from zaphod.reporting.interval import Interval
 from zaphod.validation.calibration import Calibration
 from zaphod.validation.metrics import Metric
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from zaphod.reporting.svg import Frame, clip, ticks
 from zaphod.validation.calibration import Calibration, wilson
 from zaphod.validation.drift import FieldDrift
 from zaphod.validation.pictures import Histogram, ResidualBand
 from zaphod.validation.slices import SliceReport
-from zaphod.validation.svg import Frame, ticks
 
 _MAX_SLICES = 18
 _MAX_FIELDS = 18
@@ -119,7 +118,7 @@ def confusion_plot(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> st
     for i, row in enumerate(matrix):
         total = max(sum(row), 1)
         y = frame.y.end + i * cell_y
-        frame.text(frame.x.start - 10, y + cell_y / 2 + 4, _clip(labels[i], 12), css="tick", anchor="end")
+        frame.text(frame.x.start - 10, y + cell_y / 2 + 4, clip(labels[i], 12), css="tick", anchor="end")
         for j, count in enumerate(row):
             x = frame.x.start + j * cell_x
             frame.box(x + 1, y + 1, cell_x - 2, cell_y - 2, css="cell")
@@ -133,7 +132,7 @@ def confusion_plot(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> st
                 frame.text(x + cell_x / 2, y + cell_y / 2 + 17, share, css="tick", anchor="middle")
     for j in range(size):
         x = frame.x.start + (j + 0.5) * cell_x
-        frame.text(x, frame.y.start + 18, _clip(labels[j], max(4, 60 // size)), css="tick", anchor="middle")
+        frame.text(x, frame.y.start + 18, clip(labels[j], max(4, 60 // size)), css="tick", anchor="middle")
     frame.axes(x_label="label given", y_label="truth", x_ticks=(), y_ticks=())
     return frame.render()
 
@@ -145,7 +144,7 @@ def class_plot(rows: Sequence[ClassRow]) -> str:
     for i, row in enumerate(sorted(rows, key=lambda one: -one.num_rows)):
         at = len(rows) - i - 0.5
         y = frame.y(at)
-        frame.text(frame.x.start - 10, y, _clip(row.label, 15), css="tick strong", anchor="end")
+        frame.text(frame.x.start - 10, y, clip(row.label, 15), css="tick strong", anchor="end")
         frame.text(frame.x.start - 10, y + 15, f"{row.num_rows:,} rows", css="tick", anchor="end")
         if row.recall is not None:
             low, high = row.recall_interval
@@ -215,7 +214,7 @@ def slice_plot(report: SliceReport) -> str:
         frame.text(
             frame.x.start - 12,
             y + 4,
-            f"{_clip(one.field, 20)}: {_clip(one.label, 22)}",
+            f"{clip(one.field, 20)}: {clip(one.label, 22)}",
             css="tick strong",
             anchor="end",
         )
@@ -224,9 +223,9 @@ def slice_plot(report: SliceReport) -> str:
         cells = [f"{one.value:.3f}", f"{one.num_rows:,}"]
         if one.champion_gain is not None:
             cells.append(f"{one.champion_gain:+.3f}")
-        _columns(frame, y + 4, cells, css="tick")
+        frame.columns(y + 4, cells, css="tick")
     titles = [report.metric.title if len(report.metric.title) < 12 else "value", "rows"]
-    _columns(frame, frame.y.end - 14, [*titles, "vs champion"][: 2 + has_champion], css="label")
+    frame.columns(frame.y.end - 14, [*titles, "vs champion"][: 2 + has_champion], css="label")
     return frame.render()
 
 
@@ -242,12 +241,12 @@ def drift_plot(drift: Sequence[FieldDrift], *, limit: float | None) -> str:
         at = len(shown) - i - 0.5
         y = frame.y(at)
         over = limit is not None and one.psi > max(limit, one.noise)
-        name = f"{_clip(one.name, 30)}{' (prediction)' if one.is_output else ''}"
+        name = f"{clip(one.name, 30)}{' (prediction)' if one.is_output else ''}"
         frame.text(frame.x.start - 12, y + 4, name, css="tick strong", anchor="end")
         frame.bar(0, one.psi, at - 0.3, at + 0.3, css=f"fill {'bad' if over else 'candidate'}")
         frame.line(frame.x(one.noise), y - 10, frame.x(one.noise), y + 10, css="noise")
-        _columns(frame, y + 4, [f"{one.psi:.3f}", f"{one.noise:.3f}"], css="tick")
-    _columns(frame, frame.y.end - 14, ["PSI", "chance up to"], css="label")
+        frame.columns(y + 4, [f"{one.psi:.3f}", f"{one.noise:.3f}"], css="tick")
+    frame.columns(frame.y.end - 14, ["PSI", "chance up to"], css="label")
     if limit is not None:
         frame.line(frame.x(limit), frame.y.end, frame.x(limit), frame.y.start, css="line limit")
         frame.text(frame.x(limit), frame.y.end - 10, f"limit {limit:g}", css="tick", anchor="middle")
@@ -266,37 +265,16 @@ def bins_plot(drift: FieldDrift) -> str:
         x = frame.x(i + 0.5)
         frame.parts.append(
             f'<text class="tick" text-anchor="end" transform="translate({x + 4:.1f} {frame.y.start + 14:.1f}) '
-            f'rotate(-32)">{_escaped(_clip(one.label, 16))}</text>'
+            f'rotate(-32)">{_escaped(clip(one.label, 16))}</text>'
         )
     frame.legend([("swatch muted", "training"), ("swatch candidate strong", "holdout")])
     return frame.render()
-
-
-def interval_bar(value: float, low: float, high: float, *, limit: float) -> str:
-    """A small interval beside zero, for a table cell: gains over another model."""
-    frame = Frame.make("gain", x=(-limit, limit), y=(0, 1), width=150, height=20, left=4, right=4, top=2, bottom=2)
-    frame.line(frame.x(0), 1, frame.x(0), 19, css="axis")
-    css = "good" if low > 0 else "bad" if high < 0 else "unsure"
-    frame.line(frame.x(max(low, -limit)), 10, frame.x(min(high, limit)), 10, css=f"line {css}")
-    if math.isfinite(value):
-        frame.dot(max(-limit, min(limit, value)), 0.5, css=f"dot {css}", radius=3.5)
-    return frame.render()
-
-
-def _columns(frame: Frame, y: float, cells: Sequence[str], *, css: str) -> None:
-    """Right of the axes, aligned at their right ends."""
-    for i, cell in enumerate(cells):
-        frame.text(frame.x.end + 80 + 100 * i, y, cell, css=css, anchor="end")
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     margin = (high - low) * 0.03 or 0.5
     return low - margin, high + margin
-
-
-def _clip(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _escaped(text: str) -> str:

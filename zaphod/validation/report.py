@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
-import importlib.resources
 from collections.abc import Sequence
 
 from zaphod.bundle import Bundle
+from zaphod.reporting.page import code, figure, p_text, page, table, text, tile
+from zaphod.reporting.svg import interval_bar
 from zaphod.validation import plots
 from zaphod.validation.card import domain
 from zaphod.validation.measured import Comparison, Measured, Role
@@ -30,7 +30,6 @@ _DRIFTED_SHOWN = 2
 def render_report(validation: Validation, bundle: Bundle) -> str:
     """The whole page."""
     settings = ValidationSettings.model_validate_json(bytes(validation.settings))
-    style = importlib.resources.files("zaphod.validation").joinpath("static/report.css").read_text()
     title = f"{bundle.name}@{bundle.version}"
     body = "".join(
         [
@@ -45,12 +44,7 @@ def render_report(validation: Validation, bundle: Bundle) -> str:
             _notes(validation, settings),
         ]
     )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Validation of {_text(title)}</title><style>{style}</style></head>"
-        f"<body><main>{body}</main></body></html>\n"
-    )
+    return page(f"Validation of {title}", body)
 
 
 def _head(validation: Validation, title: str) -> str:
@@ -66,11 +60,11 @@ def _head(validation: Validation, title: str) -> str:
         if validation.comparison(Role.CHAMPION) is not None and validation.champion is not None
         else f"not compared with a champion: {validation.champion_note}"
     )
-    reasons = "".join(f"<li>{_code(reason)}</li>" for reason in verdict.reasons)
+    reasons = "".join(f"<li>{code(reason)}</li>" for reason in verdict.reasons)
     return (
-        f'<div class="top"><h1>{_text(title)}</h1>{badge}</div>'
-        f'<p class="soft">{holdout.num_rows:,} rows of <code>{_text(holdout.data.path)}</code>, {_text(against)}. '
-        f"{_text(validation.created)}, zaphod {_text(validation.zaphod_version)}, {validation.seconds:.1f} s.</p>"
+        f'<div class="top"><h1>{text(title)}</h1>{badge}</div>'
+        f'<p class="soft">{holdout.num_rows:,} rows of <code>{text(holdout.data.path)}</code>, {text(against)}. '
+        f"{text(validation.created)}, zaphod {text(validation.zaphod_version)}, {validation.seconds:.1f} s.</p>"
         + (f'<div class="card reasons"><h3>Why not</h3><ul>{reasons}</ul></div>' if reasons else "")
     )
 
@@ -81,31 +75,24 @@ def _tiles(validation: Validation) -> str:
     for i, one in enumerate(validation.models[0].metrics[:4]):
         value, bounds = one.interval.texts()
         gain = "" if against is None else f"vs champion {_signed(against.gains[i])}"
-        tiles.append(_tile(one.metric.title, value, bounds or "", gain))
+        tiles.append(tile(one.metric.title, value, bounds or "", gain))
     latency = validation.latency
     tiles.append(
-        _tile("one row, p99", f"{latency.p99_ms:.3g} ms", f"median {latency.p50_ms:.3g} ms", f"engine {latency.engine}")
+        tile("one row, p99", f"{latency.p99_ms:.3g} ms", f"median {latency.p50_ms:.3g} ms", f"engine {latency.engine}")
     )
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
-def _tile(title: str, figure: str, *lines: str) -> str:
-    soft = "".join(f'<div class="soft">{_text(line)}</div>' for line in lines if line)
-    return (
-        f'<div class="tile"><div class="soft">{_text(title)}</div><div class="figure">{_text(figure)}</div>{soft}</div>'
-    )
-
-
 def _checks(validation: Validation) -> str:
     rows = "".join(_check_row(check) for check in validation.verdict.checks)
-    return f"<h2>Checks</h2>{_table(('check', '', 'what was found'), rows)}"
+    return f"<h2>Checks</h2>{table(('check', '', 'what was found'), rows)}"
 
 
 def _check_row(check: Check) -> str:
     return (
-        f'<tr><td class="name">{_text(check.name)}</td>'
+        f'<tr><td class="name">{text(check.name)}</td>'
         f'<td><span class="badge {check.status}">{check.status}</span></td>'
-        f"<td>{_code(check.detail)}</td></tr>"
+        f"<td>{code(check.detail)}</td></tr>"
     )
 
 
@@ -121,7 +108,7 @@ def _metrics(validation: Validation) -> str:
     rows = []
     for i, measured in enumerate(validation.models[0].metrics):
         arrow = "↑" if measured.metric.higher_is_better else "↓"
-        cells = [f"<td>{_text(measured.metric.title)} {arrow}</td>", _number(measured)]
+        cells = [f"<td>{text(measured.metric.title)} {arrow}</td>", _number(measured)]
         for comparison in others:
             model = validation.model(comparison.role)
             cells.append(_number(model.metrics[i]) if model else "<td></td>")
@@ -129,13 +116,13 @@ def _metrics(validation: Validation) -> str:
                 cells += [_number(comparison.gains[i]), f"<td>{_gain_bar(comparison, i)}</td>"]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     tests = "".join(
-        f'<p class="soft">{_text(test.name)} test against the champion: {_text(test.detail)}; '
-        f"statistic {test.statistic:.3f}, p = {_p(test.p_value)}.</p>"
+        f'<p class="soft">{text(test.name)} test against the champion: {text(test.detail)}; '
+        f"statistic {test.statistic:.3f}, p = {p_text(test.p_value)}.</p>"
         for one in others
         for test in one.tests
     )
-    note = f'<p class="soft">Baselines: {_text(validation.baseline_note)}.</p>'
-    return f"<h2>Metrics</h2>{_table(tuple(head), ''.join(rows), below=tests + note)}"
+    note = f'<p class="soft">Baselines: {text(validation.baseline_note)}.</p>'
+    return f"<h2>Metrics</h2>{table(tuple(head), ''.join(rows), below=tests + note)}"
 
 
 def _number(measured: Measured) -> str:
@@ -155,7 +142,7 @@ def _gain_bar(comparison: Comparison, position: int) -> str:
     if interval.value is None or interval.low is None or interval.high is None:
         return ""
     limit = max(abs(interval.low), abs(interval.high)) * 1.25 or 1.0
-    return plots.interval_bar(interval.value, interval.low, interval.high, limit=limit)
+    return interval_bar(interval.value, interval.low, interval.high, limit=limit)
 
 
 def _pictures(validation: Validation, bundle: Bundle, settings: ValidationSettings) -> str:
@@ -189,8 +176,8 @@ def _ranked(validation: Validation) -> list[str]:
         y_label="precision",
     )
     return [
-        _figure("ROC curve", "How many positives are found for how many false alarms, and the area below.", roc),
-        _figure(
+        figure("ROC curve", "How many positives are found for how many false alarms, and the area below.", roc),
+        figure(
             "Precision and recall", f"{share:.3g} of the rows are positive; average precision in the legend.", curve
         ),
     ]
@@ -220,7 +207,7 @@ def _scores(validation: Validation, bundle: Bundle) -> list[str]:
     elif validation.kind is Kind.BINARY:
         x_label = f"probability of {bundle.schema.output.classes[1]}"
     plot = plots.histogram_plot(pictures.scores, x_label=x_label, css=("muted", "candidate"))
-    return [_figure("Scores", f"Of {labels[0]} and {labels[1]} rows, each as shares of its own.", plot)]
+    return [figure("Scores", f"Of {labels[0]} and {labels[1]} rows, each as shares of its own.", plot)]
 
 
 def _labels(validation: Validation, bundle: Bundle, settings: ValidationSettings) -> list[str]:
@@ -235,17 +222,15 @@ def _labels(validation: Validation, bundle: Bundle, settings: ValidationSettings
             Line("chance", "share called positive", [one.threshold for one in points], [one.share for one in points]),
         ]
         plot = plots.line_plot(lines, title="thresholds", x_label="threshold", y_label="share")
-        cards.append(_figure("Thresholds", "What calling rows positive from a probability on would give.", plot))
+        cards.append(figure("Thresholds", "What calling rows positive from a probability on would give.", plot))
     if pictures.confusion:
         names = [str(label) for label in bundle.schema.output.classes] or ["inlier", "outlier"]
         plot = plots.confusion_plot(pictures.confusion, names)
-        text = "Rows by truth and label given; shaded by share of the true class."
-        cards.append(_figure("Confusion matrix", text, plot))
+        caption = "Rows by truth and label given; shaded by share of the true class."
+        cards.append(figure("Confusion matrix", caption, plot))
         if validation.kind is Kind.MULTICLASS:
             plot = plots.class_plot(plots.class_rows(pictures.confusion, names, confidence=settings.confidence))
-            cards.append(
-                _figure("Per class", "Recall: how many are found. Precision: how many labels are right.", plot)
-            )
+            cards.append(figure("Per class", "Recall: how many are found. Precision: how many labels are right.", plot))
     return cards
 
 
@@ -262,10 +247,10 @@ def _residuals(validation: Validation) -> list[str]:
     histogram = plots.histogram_plot(pictures.residuals, x_label="truth minus prediction", css=("candidate",))
     several = " of the first target" if len(validation.holdout.targets) > 1 else ""
     return [
-        _figure("Truth and prediction", f"Some of the rows{several}.", plots.scatter_plot(pictures.points)),
-        _figure("Error tolerance", "How many rows are right to within an error; the median in the legend.", tolerance),
-        _figure("Residuals by prediction", "Quantiles in bins of equal size.", plots.residual_plot(pictures.bands)),
-        _figure("Residuals", "The outermost 0.2 % are in the outermost bars.", histogram),
+        figure("Truth and prediction", f"Some of the rows{several}.", plots.scatter_plot(pictures.points)),
+        figure("Error tolerance", "How many rows are right to within an error; the median in the legend.", tolerance),
+        figure("Residuals by prediction", "Quantiles in bins of equal size.", plots.residual_plot(pictures.bands)),
+        figure("Residuals", "The outermost 0.2 % are in the outermost bars.", histogram),
     ]
 
 
@@ -280,35 +265,35 @@ def _calibration(validation: Validation) -> list[str]:
         return []
     champion = validation.model(Role.CHAMPION)
     plot = plots.calibration_plot(mine, None if champion is None else champion.calibration)
-    text = (
+    caption = (
         f"Expected calibration error {mine.ece:.4f} (by chance up to {mine.ece_noise:.4f}); Spiegelhalter z "
-        f"{mine.spiegelhalter_z:+.2f}, p = {_p(mine.spiegelhalter_p)}."
+        f"{mine.spiegelhalter_z:+.2f}, p = {p_text(mine.spiegelhalter_p)}."
     )
-    return [_figure("Calibration", text, plot)]
+    return [figure("Calibration", caption, plot)]
 
 
 def _slices(validation: Validation) -> str:
     report = validation.slices
     if not report.slices:
         return ""
-    text = (
+    caption = (
         f"The worst of {len(report.slices)} slices with at least {report.min_rows} rows, each against all other rows; "
         f"intervals hold for all of them together, red is surely worse. {report.num_small} smaller ones are left out. "
         "The dashed line is the whole holdout."
     )
-    return f"<h2>Slices</h2>{_figure('', text, plots.slice_plot(report))}"
+    return f"<h2>Slices</h2>{figure('', caption, plots.slice_plot(report))}"
 
 
 def _drift(validation: Validation, settings: ValidationSettings) -> str:
     if validation.drift is None:
         return ""
-    text = (
+    caption = (
         "How far the holdout is from the rows the model was trained on. The black tick is what chance alone stays "
         "under in 99 of 100 holdouts, all fields together."
     )
-    bars = _figure("", text, plots.drift_plot(validation.drift, limit=settings.psi_at_most))
+    bars = figure("", caption, plots.drift_plot(validation.drift, limit=settings.psi_at_most))
     worst = sorted(validation.drift, key=lambda one: one.noise - one.psi)[:_DRIFTED_SHOWN]
-    details = "".join(_figure(one.name, f"PSI {one.psi:.3f}", plots.bins_plot(one)) for one in worst)
+    details = "".join(figure(one.name, f"PSI {one.psi:.3f}", plots.bins_plot(one)) for one in worst)
     return f'<h2>Drift from training</h2>{bars}<div class="grid" style="margin-top:14px">{details}</div>'
 
 
@@ -332,16 +317,16 @@ def _card(validation: Validation, bundle: Bundle) -> str:
         ("rows left out", left_out),
         ("schema, from the champion's", changes or "no change"),
     ]  # fmt: skip
-    rows = "".join(f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>" for name, value in facts)
+    rows = "".join(f"<tr><td>{text(name)}</td><td>{text(value)}</td></tr>" for name, value in facts)
     fields = "".join(
-        f"<tr><td><code>{_text(field.name)}</code></td><td>{field.dtype}</td>"
+        f"<tr><td><code>{text(field.name)}</code></td><td>{field.dtype}</td>"
         f"<td>{'yes' if field.required else 'no'}</td>"
-        f"<td>{_text(domain(field))}</td><td>{_text(field.description)}</td></tr>"
+        f"<td>{text(domain(field))}</td><td>{text(field.description)}</td></tr>"
         for field in bundle.schema.fields
     )
     return (
         f'<h2>Model card</h2><div class="card wide key"><table>{rows}</table></div>'
-        f'<div style="margin-top:14px">{_table(("field", "type", "required", "domain", "description"), fields)}</div>'
+        f'<div style="margin-top:14px">{table(("field", "type", "required", "domain", "description"), fields)}</div>'
     )
 
 
@@ -351,34 +336,10 @@ def _notes(validation: Validation, settings: ValidationSettings) -> str:
         if validation.num_shards == 1
         else f"bag of little bootstraps over {validation.num_shards} random shards of the rows"
     )
-    machine = _text(validation.latency.machine)
+    machine = text(validation.latency.machine)
     return (
         f'<p class="note">Intervals are two-sided at {settings.confidence:.0%}: {how}, {settings.replicates:,} '
         f"resampled tables, seed {settings.seed}; every model meets the same resampled rows. “Surely” means that the "
         f"interval says so. Latency: {validation.latency.num_calls:,} calls of one row, JSON decoding included, "
         f"on {machine}.</p>"
     )
-
-
-def _figure(title: str, text: str, svg: str) -> str:
-    head = f"<h3>{_text(title)}</h3>" if title else ""
-    return f'<div class="card">{head}<p class="soft">{_text(text)}</p>{svg}</div>'
-
-
-def _table(head: tuple[str, ...], rows: str, *, below: str = "") -> str:
-    cells = "".join(f"<th>{_text(name)}</th>" for name in head)
-    return f'<div class="card wide"><table><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table>{below}</div>'
-
-
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
-
-
-def _text(text: str) -> str:
-    return html.escape(text)
-
-
-def _code(text: str) -> str:
-    """Text with `names` in backticks set as code."""
-    parts = html.escape(text).split("`")
-    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zaphod.errors import ConfigError
+from zaphod.reporting.interval import Interval
 from zaphod.validation import metrics, ranks
-from zaphod.validation.bootstrap import Bag, Interval, resample
+from zaphod.validation.bootstrap import Bag, resample
 from zaphod.validation.calibration import Calibration, CalibrationCounter
 from zaphod.validation.measured import Comparison, Measured, ModelMetrics, Role, Test
 from zaphod.validation.metrics import Evaluate, Metric, Weights, evaluator, metrics_of, point

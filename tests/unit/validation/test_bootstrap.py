@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from zaphod.validation.bootstrap import Bag, Interval, draw_weights, resample
+from zaphod.reporting.interval import Interval
+from zaphod.validation.bootstrap import Bag, draw_weights, resample
 from zaphod.validation.metrics import Evaluate, evaluator, point
 from zaphod.validation.ranks import auc
 from zaphod.validation.rows import Answers, Kind, Shape

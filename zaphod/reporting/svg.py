@@ -95,6 +95,11 @@ class Frame:
             f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
         )
 
+    def columns(self, y: float, cells: Sequence[str], *, css: str) -> None:
+        """Right of the axes, aligned at their right ends. y: in pixels."""
+        for i, cell in enumerate(cells):
+            self.text(self.x.end + 80 + 100 * i, y, cell, css=css, anchor="end")
+
     def path(self, xs: Sequence[float], ys: Sequence[float], *, css: str) -> None:
         """A line through values."""
         points = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in zip(xs, ys, strict=True))
@@ -159,3 +164,19 @@ def short(value: float) -> str:
     if size >= 10_000:
         return f"{value:,.0f}"
     return f"{value:.4g}"
+
+
+def clip(text: str, most: int) -> str:
+    """At most so many characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def interval_bar(value: float, low: float, high: float, *, limit: float) -> str:
+    """A small interval beside zero, for a table cell: gains over another model."""
+    frame = Frame.make("gain", x=(-limit, limit), y=(0, 1), width=150, height=20, left=4, right=4, top=2, bottom=2)
+    frame.line(frame.x(0), 1, frame.x(0), 19, css="axis")
+    css = "good" if low > 0 else "bad" if high < 0 else "unsure"
+    frame.line(frame.x(max(low, -limit)), 10, frame.x(min(high, limit)), 10, css=f"line {css}")
+    if math.isfinite(value):
+        frame.dot(max(-limit, min(limit, value)), 0.5, css=f"dot {css}", radius=3.5)
+    return frame.render()

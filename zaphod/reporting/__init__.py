@@ -1,0 +1,1 @@
+"""What reports are made of: figures, pictures and pages that need nothing else."""

@@ -1,0 +1,33 @@
+"""An estimate with its uncertainty, and how it is written."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+
+class Interval(msgspec.Struct, frozen=True, kw_only=True):
+    """An estimate and its two-sided confidence interval; None where the data cannot say."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    standard_error: float | None = None
+
+    def text(self) -> str:
+        """The value and its bounds with as many digits as the width supports: `0.830 (0.824 to 0.837)`."""
+        if self.value is None:
+            return "unknown"
+        value, bounds = self.texts()
+        return value if bounds is None else f"{value} ({bounds})"
+
+    def texts(self) -> tuple[str, str | None]:
+        """The value and `low to high` apart."""
+        if self.value is None:
+            return "unknown", None
+        if self.low is None or self.high is None or self.high <= self.low:
+            return f"{self.value:.4g}", None
+        # Two digits of the half width: more would be noise.
+        digits = max(0, 1 - math.floor(math.log10((self.high - self.low) / 2)))
+        return f"{self.value:,.{digits}f}", f"{self.low:,.{digits}f} to {self.high:,.{digits}f}"
