@@ -6,6 +6,7 @@ import enum
 
 import msgspec
 
+from zaphod.experiment import wording
 from zaphod.experiment.plan import MetricPlan, Plan
 from zaphod.experiment.results import Analysis, Effect, GuardState, MismatchState, PhaseResult, SegmentEffect
 
@@ -144,7 +145,8 @@ def _ended(plan: Plan, phase: PhaseResult) -> str | None:
         return f"{effect.n:,} entities are complete, {plan.max_entities:,} were the most, and nothing is sure"
     interval = gain(metric, effect)
     if plan.smallest_effect is not None and interval is not None and interval[1] < plan.smallest_effect:
-        return f"{_found(metric, effect)}: surely no gain of {plan.smallest_effect:.4g}, the smallest that matters"
+        least = wording.amount(metric, plan.smallest_effect)
+        return f"{_found(metric, effect)}: surely no gain of {least}, the smallest that matters"
     return None
 
 
@@ -175,11 +177,11 @@ def _left(open_ones: list[tuple[MetricPlan, Effect]], phase: PhaseResult) -> tup
 
 
 def _good(metric: MetricPlan) -> str:
-    return "surely better" if not metric.margin else f"surely not worse by more than {metric.margin:.4g}"
+    if not metric.margin:
+        return "surely better"
+    return f"surely not worse by more than {wording.amount(metric, metric.margin)}"
 
 
 def _found(metric: MetricPlan, effect: Effect) -> str:
-    interval = effect.effect
-    if interval.value is None or interval.low is None or interval.high is None:
-        return f"`{metric.name}`"
-    return f"`{metric.name}` differs by {interval.value:+.4g} ({interval.low:+.4g} to {interval.high:+.4g})"
+    found, bounds = wording.difference(metric, effect.effect)
+    return f"`{metric.name}` differs by {found} ({bounds})" if bounds else f"`{metric.name}`"
