@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, Self
 
 import pydantic
@@ -12,23 +13,28 @@ from zaphod.settings import Settings
 class QueueSettings(Settings):
     """Where the events are."""
 
-    kind: Literal["sqlite", "redis"] = "sqlite"
-    """The backend: `sqlite` is embedded and for one node, `redis` is a server of version 7.0 or later for many."""
+    kind: Literal["sqlite", "redis", "kafka"] = "sqlite"
+    """The backend: `sqlite` is embedded and for one node, `redis` (a server of version 7.0 or later) and `kafka` are
+    for many."""
 
     path: str = "var/stream"
     """sqlite: the stream's folder, on a local disk."""
 
     url: pydantic.SecretStr = pydantic.SecretStr("redis://127.0.0.1:6379/0")
-    """redis: the server's address, with user and password if it wants them. Never shown."""
+    """The server's address: `redis://user:password@host:6379/0`, or `kafka://host:9092,host:9092`. Never shown."""
+
+    options: Mapping[str, pydantic.SecretStr] = {}
+    """kafka: further settings of librdkafka, such as `security.protocol`. Never shown."""
 
     name: str = pydantic.Field(default="zaphod", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
-    """redis: the stream's name, before each of its keys."""
+    """redis and kafka: the stream's name, before each of its keys or topics."""
 
     partitions: int = pydantic.Field(default=4, ge=1, le=1024)
     """Number of partitions; fixed when the stream is made. At most so many scorers have work."""
 
     durability: Literal["os", "disk"] = "os"
-    """`os`: a commit survives the death of every process. `disk`: also the loss of power, at an fsync a commit."""
+    """sqlite. `os`: a commit survives the death of every process. `disk`: also the loss of power, at an fsync a
+    commit. Servers have a setting of their own for it."""
 
     dedupe_window_s: pydantic.PositiveFloat = 600.0
     """For so long a second event with the same id is dropped as a producer's retry."""
@@ -121,5 +127,7 @@ class StreamingSettings(Settings):
     @pydantic.model_validator(mode="after")
     def _on_one_node(self) -> Self:
         if self.pool.placement == "spread" and self.queue.kind == "sqlite":
-            raise ValueError("Expected queue.kind redis for pool.placement spread, got sqlite, which is for one node")
+            raise ValueError(
+                "Expected queue.kind redis or kafka for pool.placement spread, got sqlite, which is for one node"
+            )
         return self

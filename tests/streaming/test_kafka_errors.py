@@ -1,0 +1,129 @@
+"""What the Kafka queue makes of a cluster's errors; the contract itself is tested on a broker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from streaming.queues.base import Cursor, MicroBatch, NewEvent, Output
+from streaming.queues.kafka import KafkaConsumer, KafkaQueue
+from tests.streaming import mock_kafka
+from tests.streaming.mock_kafka import MockCluster
+from zaphod.errors import ConfigError, FencedError, QueueUnavailableError
+
+TOPICS = ("s.events", "s.predictions", "s.dead-letters", "s.state")
+
+
+@pytest.fixture
+def cluster() -> Iterator[MockCluster]:
+    """One broker with the topics of a stream of one partition."""
+    made = MockCluster()
+    made.create_topics(TOPICS, num_partitions=1)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def queue(cluster: MockCluster) -> Iterator[KafkaQueue]:
+    """With three events. The mock answers a fetch late unless it is told to hurry."""
+    made = KafkaQueue(cluster.servers, name="s", num_partitions=1, options={"fetch.wait.max.ms": "5"})
+    made.produce([NewEvent(value=b"%d" % i, id=f"e{i}", created=time.time()) for i in range(3)])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def consumer(queue: KafkaQueue) -> Iterator[KafkaConsumer]:
+    """That holds the partition."""
+    made = queue.consumer("me", lease_s=30)
+    assert made.acquire(0) is not None
+    yield made
+    made.close()
+
+
+def polled(consumer: KafkaConsumer) -> MicroBatch:
+    """The three events."""
+    deadline = time.monotonic() + 20
+    while True:
+        batch = consumer.poll(max_events=10, wait_s=0.5)
+        if batch is not None and len(batch.events) == 3:
+            return batch
+        assert time.monotonic() < deadline, batch
+
+
+def commit(consumer: KafkaConsumer, batch: MicroBatch) -> None:
+    """An answer each."""
+    outputs = [Output(e.offset, e.id, e.key, b"answer " + e.value, {}, e.created) for e in batch.events]
+    consumer.commit(batch, outputs=outputs, dead_letters=[])
+
+
+def answers(queue: KafkaQueue) -> list[bytes]:
+    """What a reader sees."""
+    return [delivered.output.value for delivered in queue.read_outputs({0: Cursor()}, max_outputs=100)]
+
+
+@pytest.mark.parametrize("error", [mock_kafka.COORDINATOR_NOT_AVAILABLE, mock_kafka.NOT_COORDINATOR])
+@pytest.mark.parametrize("request_kind", [mock_kafka.END_TXN, mock_kafka.TXN_OFFSET_COMMIT])
+def test_a_coordinator_that_moves_is_followed(
+    cluster: MockCluster, queue: KafkaQueue, consumer: KafkaConsumer, request_kind: int, error: int
+) -> None:
+    """The commit succeeds without anybody being told."""
+    batch = polled(consumer)
+    cluster.fail(request_kind, error, error)
+
+    commit(consumer, batch)
+
+    assert answers(queue) == [b"answer 0", b"answer 1", b"answer 2"]
+
+
+@pytest.mark.parametrize("error", [mock_kafka.INVALID_PRODUCER_EPOCH, mock_kafka.PRODUCER_FENCED])
+@pytest.mark.parametrize("request_kind", [mock_kafka.END_TXN, mock_kafka.ADD_OFFSETS_TO_TXN])
+def test_a_fenced_producer_loses_its_partition(
+    cluster: MockCluster, consumer: KafkaConsumer, request_kind: int, error: int
+) -> None:
+    """A newer producer with the transactional id: the commit is refused and the partition is not polled any more."""
+    batch = polled(consumer)
+    cluster.fail(request_kind, error)
+
+    with pytest.raises(FencedError):
+        commit(consumer, batch)
+
+    assert consumer.partitions == frozenset()
+    with pytest.raises(FencedError):
+        commit(consumer, batch)
+
+
+def test_a_commit_goes_on_when_the_cluster_is_back(
+    cluster: MockCluster, queue: KafkaQueue, consumer: KafkaConsumer
+) -> None:
+    """Unreachable among a commit: it may be tried again, and then succeeds or is fenced, never half done."""
+    batch = polled(consumer)
+    cluster.set_reachable(False)
+    with pytest.raises(QueueUnavailableError, match="Kafka"):
+        commit(consumer, batch)
+
+    cluster.set_reachable(True)
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            commit(consumer, batch)
+        except QueueUnavailableError:
+            assert time.monotonic() < deadline
+        else:
+            break
+
+    assert answers(queue) == [b"answer 0", b"answer 1", b"answer 2"]
+
+
+def test_other_partitions_than_the_topics_have_are_refused(cluster: MockCluster) -> None:
+    """Keys would change places."""
+    with pytest.raises(ConfigError, match="has 1"):
+        KafkaQueue(cluster.servers, name="s", num_partitions=2)
+
+
+def test_an_unreachable_cluster_is_said_so() -> None:
+    """Not an error of the settings: it may come back."""
+    with pytest.raises(QueueUnavailableError, match="Kafka"):
+        KafkaQueue("127.0.0.1:1", name="s", num_partitions=1)
