@@ -10,6 +10,7 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any
 
+import pydantic
 import typer
 from rich.console import Console
 
@@ -32,10 +33,7 @@ def run(*, config: Path, dry_run: bool, flags: dict[str, object]) -> int:
     home = Path(os.environ.get("ZAPHOD_HOME") or Path.cwd())
     try:
         settings = load_settings(BatchSettings, path=config, flags=flags, environ=os.environ)
-        settings = settings.model_copy(
-            update={name: from_home(getattr(settings, name), home) for name in ("input", "output", "registry")}
-            | {"ray_env": home / settings.ray_env}
-        )
+        settings = _at_home(settings, home)
         job = Job(settings, open_executor=lambda seconds: _executor(settings, seconds, home), console=console)
         ready = job.check()
         show_plan(console, ready, settings)
@@ -48,6 +46,19 @@ def run(*, config: Path, dry_run: bool, flags: dict[str, object]) -> int:
         _complain(error.message)
         return 1
     return 0
+
+
+def _at_home(settings: BatchSettings, home: Path) -> BatchSettings:
+    """With absolute paths."""
+    changes: dict[str, object] = {
+        name: from_home(getattr(settings, name), home) for name in ("input", "output", "registry")
+    }
+    changes["ray_env"] = home / settings.ray_env
+    if settings.delta is not None:
+        changes["delta"] = from_home(settings.delta, home)
+    if settings.sql is not None:
+        changes["sql"] = pydantic.SecretStr(from_home(settings.sql.get_secret_value(), home))
+    return settings.model_copy(update=changes)
 
 
 def _executor(settings: BatchSettings, seconds: float | None, home: Path) -> contextlib.AbstractContextManager[Execute]:
@@ -99,6 +110,8 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
         highlight=False,
     )
     console.print(f"predictions  {outcome.predictions}", highlight=False, soft_wrap=True)
+    for target in outcome.delivered:
+        console.print(f"delivered to {target}", highlight=False, soft_wrap=True)
     if manifest.rows_rejected or manifest.corrupt_files:
         console.print(f"rejects      {outcome.rejects}", highlight=False, soft_wrap=True)
         for problem in manifest.rejected:

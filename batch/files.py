@@ -19,6 +19,8 @@ from zaphod.errors import ConfigError
 # What Hive, Spark and pyarrow call the folder of a null.
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
+_SQLITE = "sqlite:///"
+
 
 @dataclass(frozen=True, slots=True)
 class Location:
@@ -51,7 +53,9 @@ def locate(uri: str) -> Location:
 
 
 def from_home(uri: str, home: Path) -> str:
-    """An address as it is; a path made absolute from the home."""
+    """An address as it is; a path, also that of `sqlite:///<path>`, made absolute from the home."""
+    if uri.startswith(_SQLITE):
+        return f"{_SQLITE}{home / uri.removeprefix(_SQLITE)}"
     return uri if "://" in uri else str(home / uri)
 
 

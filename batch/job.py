@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from rich.console import Console
 from batch import progress
 from batch.carry import carry_over
 from batch.commit import Receipt, Staging, now
+from batch.deliver import destinations, load_of
+from batch.files import Location
 from batch.manifest import Manifest, Timing, make_manifest, task_seconds
 from batch.plan import Unit
 from batch.preflight import Preflight, preflight
@@ -36,12 +39,13 @@ class RejectLimitError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A published run. unchanged: it was published before, nothing was done."""
+    """A published run. unchanged: it was published before, nothing was scored. delivered: where it was brought now."""
 
     manifest: Manifest
     predictions: str
     rejects: str
     unchanged: bool
+    delivered: tuple[str, ...]
 
 
 @dataclass
@@ -88,6 +92,30 @@ class Job:
     def run(self, ready: Preflight) -> Outcome:
         """Raises: ZaphodError; RejectLimitError. Nothing is published then, and finished units stay finished."""
         staging = Staging.open(self._settings.output, ready.plan.run_id)
+        # Before the work: a package that is missing is found now, not after an hour.
+        targets = destinations(self._settings) if self._settings.sample is None else []
+        outcome = self._run(ready, staging)
+        if not targets:
+            return outcome
+        self._on_step("delivering")
+        output, run = staging.output, staging.published
+        load = load_of(
+            Location(uri=f"{output.uri}/{run}", filesystem=output.filesystem, path=output.child(run)),
+            run_id=staging.run_id,
+            files=outcome.manifest.files,
+            kept=ready.work.kept_schema,
+            keys=self._settings.upsert_by,
+        )
+        if load is None:
+            return outcome
+        delivered = []
+        for target in targets:
+            if target.deliver(load):
+                delivered.append(target.name)
+                self._on_step("delivered")
+        return dataclasses.replace(outcome, delivered=tuple(delivered))
+
+    def _run(self, ready: Preflight, staging: Staging) -> Outcome:
         if staging.is_published():
             return self._finish_published(staging)
         with staging.lock():
@@ -206,7 +234,11 @@ class Job:
     def _outcome(self, manifest: Manifest, staging: Staging, *, unchanged: bool) -> Outcome:
         run = f"{staging.output.uri}/{staging.published}"
         return Outcome(
-            manifest=manifest, predictions=f"{run}/predictions", rejects=f"{run}/rejects", unchanged=unchanged
+            manifest=manifest,
+            predictions=f"{run}/predictions",
+            rejects=f"{run}/rejects",
+            unchanged=unchanged,
+            delivered=(),
         )
 
 

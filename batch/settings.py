@@ -55,6 +55,20 @@ class BatchSettings(Settings):
     partition_by: tuple[str, ...] = ()
     """Kept columns that become folders of the predictions, `country=DE/…`, and are left out of the files."""
 
+    delta: str | None = None
+    """A Delta table that gets every published run, in one commit. Needs the package deltalake."""
+
+    sql: pydantic.SecretStr | None = None
+    """A database that gets every published run, in one transaction: `sqlite:///<path>` or `postgresql://…`. Needs the
+    package adbc-driver-sqlite or adbc-driver-postgresql."""
+
+    sql_table: str = pydantic.Field(default="predictions", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """The table there; it is made when it is missing."""
+
+    upsert_by: tuple[str, ...] = ()
+    """Kept columns that tell rows of the Delta table or the database apart: a row with the same values is replaced.
+    Without them rows are added."""
+
     incremental: bool = False
     """Score only files that are new or changed since the run that `current.json` names, and carry the others' results
     over. Another model version or another setting that changes results scores all."""
@@ -100,10 +114,15 @@ class BatchSettings(Settings):
     """Ray's environment, for a job that starts its own Ray."""
 
     @pydantic.model_validator(mode="after")
-    def _check_partitions(self) -> BatchSettings:
-        strange = [name for name in self.partition_by if name not in self.keep]
-        if strange:
-            raise ValueError(f"Expected partition_by among keep {list(self.keep)}, got {strange}")
+    def _check_together(self) -> BatchSettings:
+        for setting in ("partition_by", "upsert_by"):
+            strange = [name for name in getattr(self, setting) if name not in self.keep]
+            if strange:
+                raise ValueError(f"Expected {setting} among keep {list(self.keep)}, got {strange}")
+        if self.incremental and not self.upsert_by and (self.delta is not None or self.sql is not None):
+            raise ValueError(
+                "Expected upsert_by with incremental and a table to deliver to, got none: rows would double"
+            )
         return self
 
     @pydantic.field_validator("keep")

@@ -20,7 +20,9 @@ from zaphod.registry import Registry
 
 def main(home: Path, registry: str, step: str, count: int, *words: str) -> None:
     """Runs the job of `tables.make_settings`."""
-    changes = dict(word.split("=", 1) for word in words if "=" in word)
+    changes: dict[str, object] = dict(word.split("=", 1) for word in words if "=" in word)
+    if "upsert_by" in changes:
+        changes["upsert_by"] = [changes["upsert_by"]]
     settings = tables.make_settings(home, Registry.open(registry), **changes)
     seen: Counter[str] = Counter()
 
