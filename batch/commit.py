@@ -24,9 +24,9 @@ from pathlib import Path
 import msgspec
 import pyarrow.fs as pafs
 
-from batch.files import Location, locate
 from batch.summary import Summary
 from zaphod.errors import BatchError
+from zaphod.location import Location, locate
 from zaphod.storage import Storage, open_storage
 
 SUCCESS = "_SUCCESS"

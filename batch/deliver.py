@@ -14,10 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch.commit import OutputFile
-from batch.files import Location
 from batch.settings import BatchSettings
-from batch.source import partitions_of
 from zaphod.errors import BatchError, ConfigError
+from zaphod.location import Location, partitions_of
 
 RUN_ID = "run_id"
 _BATCH_ROWS = 65_536

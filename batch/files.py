@@ -1,4 +1,4 @@
-"""Files of a job, on this machine or in a bucket: opened for reading, written whole or not at all."""
+"""Files of a job, on this machine or in a bucket: written whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,48 +8,13 @@ import io
 import os
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 
-from zaphod.errors import ConfigError
-
-# What Hive, Spark and pyarrow call the folder of a null.
-HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+from zaphod.location import Location
 
 _SQLITE = "sqlite:///"
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """A folder or file: its file system and its path there."""
-
-    uri: str
-    filesystem: pafs.FileSystem
-    path: str
-
-    @property
-    def is_local(self) -> bool:
-        return isinstance(self.filesystem, pafs.LocalFileSystem)
-
-    def child(self, name: str) -> str:
-        """The path of something below, on the file system."""
-        return f"{self.path}/{name}" if name else self.path
-
-
-def locate(uri: str) -> Location:
-    """Raises: ConfigError when the address is not understood."""
-    scheme, separator, rest = uri.partition("://")
-    if not separator or scheme == "file":
-        path = Path(rest if separator else uri).absolute()
-        return Location(uri=str(path), filesystem=pafs.LocalFileSystem(), path=str(path))
-    try:
-        filesystem, path = pafs.FileSystem.from_uri(uri)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise ConfigError(f"Cannot open {uri!r}: {error}. Give a folder or an address such as s3://….") from error
-    return Location(uri=uri, filesystem=filesystem, path=path.rstrip("/"))
 
 
 def from_home(uri: str, home: Path) -> str:

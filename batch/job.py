@@ -16,7 +16,6 @@ from batch import progress
 from batch.carry import carry_over
 from batch.commit import Receipt, Staging, now
 from batch.deliver import destinations, load_of
-from batch.files import Location
 from batch.manifest import Manifest, Timing, make_manifest, task_seconds
 from batch.plan import Unit
 from batch.preflight import Preflight, preflight
@@ -24,6 +23,7 @@ from batch.progress import Counts
 from batch.score import Work, reject_whole
 from batch.settings import BatchSettings
 from zaphod.errors import BatchError
+from zaphod.location import Location
 
 Execute: TypeAlias = Callable[[Sequence[Unit], Work], Iterator[Receipt]]
 """Units to receipts as they finish, in any order; closing the iterator stops the work."""

@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from batch import source
 from batch.commit import Staging
-from batch.files import Location, locate
 from batch.model import resolve
 from batch.plan import Plan, Unit, make_plan
 from batch.predict import CHALLENGER, Ask, keep_columns, predict
@@ -24,6 +23,7 @@ from batch.settings import BatchSettings, OnCorrupt
 from batch.source import Inspected
 from zaphod.columns import from_table
 from zaphod.errors import BatchError, ConfigError, InvalidInputError
+from zaphod.location import Location, locate
 from zaphod.schema import Schema, Task
 
 _SAMPLE_ROWS = 2_000

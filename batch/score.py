@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from batch import source
 from batch.commit import Problem, Receipt, Staging
-from batch.files import locate
 from batch.model import Version, joint_schema, load_model
 from batch.plan import Unit
 from batch.predict import Ask, keep_columns, predict
@@ -23,6 +22,7 @@ from batch.summary import Summary, add_up
 from batch.writer import PartitionedWriter, PartWriter
 from zaphod.columns import Reject
 from zaphod.errors import ZaphodError
+from zaphod.location import locate
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
-import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,10 +12,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from batch import delimited, jsonlines, parquet
-from batch.files import HIVE_NULL, Location
 from batch.plan import InputFile, Unit
 from batch.rows import Batch, CorruptFileError, Wanted
 from zaphod.errors import BatchError, ConfigError, SchemaMismatchError
+from zaphod.location import Location, partitions_of
 
 _THREADS = 8
 
@@ -113,12 +112,6 @@ def read(source: Location, unit: Unit, wanted: Wanted, *, batch_rows: int) -> It
 def open_text(source: Location, path: str) -> pa.NativeFile:
     """A file of lines, uncompressed. path: as in the plan."""
     return _open_text(source, source.child(path))
-
-
-def partitions_of(path: str) -> dict[str, str | None]:
-    """Columns that stand in the folders' names: `country=DE/part-0.parquet` has `country`."""
-    named = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part]
-    return {name: None if value == HIVE_NULL else urllib.parse.unquote(value) for name, value in named}
 
 
 def _read(source: Location, unit: Unit, path: str, wanted: Wanted, *, batch_rows: int) -> Iterator[Batch]:

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch.commit import OutputFile, Staging
-from batch.files import HIVE_NULL, HashingSink, write_whole
+from batch.files import HashingSink, write_whole
+from zaphod.location import HIVE_NULL
 
 # Rows that are written at once: a reader wants row groups larger than a batch.
 _ROW_GROUP_ROWS = 131_072

@@ -22,6 +22,7 @@ STATUS: dict[type[errors.ZaphodError], int] = {
     errors.FencedError: 409,
     errors.QueueUnavailableError: 503,
     errors.BatchError: 500,
+    errors.PredictionNotFoundError: 404,
     errors.OverloadedError: 429,
     errors.EnvironmentNotReadyError: 503,
 }

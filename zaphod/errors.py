@@ -18,6 +18,7 @@ ZaphodError
 │   ├── FencedError             another owner holds the partition now; stop writing
 │   └── QueueUnavailableError   cannot be reached at the moment; retried
 ├── BatchError                  a batch run that may not be published
+├── PredictionNotFoundError     no published run has a prediction of the entity
 ├── OverloadedError             no room in the queue; retry later
 └── EnvironmentNotReadyError    this machine lacks what is needed (port, permission, version)
 
@@ -110,6 +111,10 @@ class QueueUnavailableError(QueueError):
 
 class BatchError(ZaphodError):
     """The run was stopped and nothing was published."""
+
+
+class PredictionNotFoundError(ZaphodError):
+    """No published run has a prediction of the entity."""
 
 
 class OverloadedError(ZaphodError):
