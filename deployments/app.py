@@ -11,11 +11,15 @@ from ray.serve import Application
 
 from deployments.asgi import OnlineApp
 from deployments.catalogue import Catalogue
+from deployments.outcomes import OutcomeInbox
 from deployments.protocols.plain import Plain
 from deployments.scoring import Scoring
 from deployments.settings import ServeArgs
+from zaphod.monitoring.log import open_log
+from zaphod.monitoring.outcomes import open_outcomes
+from zaphod.monitoring.record import Arm
 from zaphod.registry import Registry
-from zaphod.served import ServedModel
+from zaphod.served import Recording, ServedModel
 
 _log = logging.getLogger("ray.serve")
 
@@ -37,15 +41,31 @@ class Ingress:
                 " and ".join(missing),
             )
         registry = Registry.open(args.registry)
-        self._models = {reference: ServedModel.open(registry, reference) for reference in args.models}
+        self._log = open_log(args.monitoring)
+        self._outcomes = open_outcomes(args.monitoring)
+        recording = None
+        if self._log is not None:
+            recording = Recording(self._log, Arm.ONLINE, args.monitoring, args.shadow)
+        self._models = {
+            reference: ServedModel.open(registry, reference, recording=recording) for reference in args.models
+        }
         catalogue = Catalogue(self._models)
         self._app = OnlineApp(
             catalogue,
             protocols=[Plain(catalogue, limits=args.limits)],
             scoring=Scoring(),
             limits=args.limits,
+            inbox=OutcomeInbox(self._outcomes, max_rows=args.limits.max_rows),
             slow_start=missing,
         )
+
+    def __del__(self) -> None:
+        """What Ray calls when a replica has drained: writes what the logs still hold."""
+        for model in getattr(self, "_models", {}).values():
+            model.close()
+        for log in (getattr(self, "_log", None), getattr(self, "_outcomes", None)):
+            if log is not None:
+                log.close()
 
     def __serve_build_asgi_app__(self) -> OnlineApp:  # the name Ray looks for
         return self._app
@@ -61,4 +81,5 @@ def build(args: ServeArgs) -> Application:
     home = Path(os.environ.get("ZAPHOD_HOME", Path.cwd()))
     if "://" not in args.registry:
         args = args.model_copy(update={"registry": str(home / args.registry)})
+    args = args.model_copy(update={"monitoring": args.monitoring.below(home)})
     return Ingress.bind(args)  # type: ignore[attr-defined,no-any-return]  # Ray's decorator hides the type

@@ -8,10 +8,12 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from deployments import pages
+from deployments import outcomes, pages
 from deployments.catalogue import Catalogue
 from deployments.errors import status_of
-from deployments.protocols.base import Protocol, Request, Response
+from deployments.identity import NOBODY, Identity, identify
+from deployments.outcomes import OutcomeInbox
+from deployments.protocols.base import Protocol, Question, Request, Response
 from deployments.scoring import Scoring
 from deployments.settings import Limits
 from zaphod.errors import InvalidInputError, LimitExceededError, ZaphodError
@@ -49,12 +51,14 @@ class OnlineApp:
         protocols: Sequence[Protocol],
         scoring: Scoring,
         limits: Limits,
+        inbox: OutcomeInbox,
         slow_start: list[str] | None = None,
     ) -> None:
         self._catalogue = catalogue
         self._protocols = tuple(protocols)
         self._scoring = scoring
         self._limits = limits
+        self._outcomes = inbox
         self._slow_start = slow_start or []
         self._encoder = msgspec.json.Encoder()
         # One look-up finds the common paths. Others are resolved each time: what they name may move.
@@ -75,7 +79,9 @@ class OnlineApp:
         path, method = scope["path"], scope["method"]
         try:
             route = self._routes.get(path) or self._match(path)
-            if route is None:
+            if route is None and path == outcomes.PATH and method == "POST":
+                response = await self._take_outcomes(receive)
+            elif route is None:
                 response = self._other(path, method)
             elif method != "POST":
                 response = self._refuse(405, "method_not_allowed", "Expected POST", (b"allow", b"POST"))
@@ -87,14 +93,26 @@ class OnlineApp:
 
     async def _predict(self, route: Route, scope: Scope, receive: Receive) -> Response:
         protocol = route.protocol
+        snapshot = route.served.snapshot()
+        identity = NOBODY
         try:
             body = await _read_body(receive, limit=self._limits.max_body_bytes)
             snapshot = route.served.snapshot()
+            if snapshot.recorder is not None or snapshot.trial is not None:
+                identity = identify(scope["headers"])
             question = protocol.decode(snapshot, Request(scope["headers"], body))
-            scored = await self._scoring.score(snapshot, question)
+        except ZaphodError as error:
+            # What got as far as the model is recorded by the snapshot itself.
+            snapshot.refuse(error, entities=[identity.entity], ids=identity.id)
+            return protocol.refuse(status_of(error), error)
+        try:
+            scored = await self._scoring.score(snapshot, _named(question, identity))
             return protocol.encode(snapshot, question, scored)
         except ZaphodError as error:
             return protocol.refuse(status_of(error), error)
+
+    async def _take_outcomes(self, receive: Receive) -> Response:
+        return self._outcomes.take(await _read_body(receive, limit=self._limits.max_body_bytes))
 
     def _match(self, path: str) -> Route | None:
         for protocol in self._protocols:
@@ -129,6 +147,16 @@ class OnlineApp:
 
     def _refuse(self, status: int, code: str, message: str, *headers: tuple[bytes, bytes]) -> Response:
         return Response(status, self._encoder.encode({"error": code, "message": message}), headers=headers)
+
+
+def _named(question: Question, identity: Identity) -> Question:
+    """With what the headers say, where the protocol's body says nothing."""
+    if identity is NOBODY:
+        return question
+    entities = question.entities
+    if entities is None and identity.entity is not None:
+        entities = [identity.entity] * question.columns.num_rows
+    return msgspec.structs.replace(question, entities=entities, id=identity.id or question.id)
 
 
 async def _read_body(receive: Receive, *, limit: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 
 from deployments.protocols.base import Question
 from zaphod.served import Scored, Snapshot
@@ -18,5 +19,6 @@ class Scoring:
         """Raises: PredictionError."""
         columns = question.columns
         if snapshot.inline and columns.num_rows * len(snapshot.schema.fields) <= _MAX_INLINE_CELLS:
-            return snapshot.score(columns)
-        return await asyncio.get_running_loop().run_in_executor(None, snapshot.score, columns)
+            return snapshot.score(columns, entities=question.entities, ids=question.id)
+        score = functools.partial(snapshot.score, columns, entities=question.entities, ids=question.id)
+        return await asyncio.get_running_loop().run_in_executor(None, score)

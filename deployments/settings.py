@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pydantic
 
+from zaphod.monitoring.settings import LogSettings
 from zaphod.settings import Settings
+from zaphod.shadow import ShadowSettings
 
 
 class Limits(Settings):
@@ -28,3 +30,9 @@ class ServeArgs(Settings):
 
     limits: Limits = Limits()
     """Limits of a request."""
+
+    monitoring: LogSettings = LogSettings()
+    """The prediction log and the outcomes. A relative uri starts where the registry's does."""
+
+    shadow: ShadowSettings = ShadowSettings()
+    """The process in which a challenger in the shadow scores copies, one for each replica."""

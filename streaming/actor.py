@@ -14,8 +14,10 @@ from streaming.scorer import Scorer
 from streaming.settings import StreamingSettings
 from streaming.stats import Stats, Status
 from zaphod.errors import QueueUnavailableError
+from zaphod.monitoring.log import open_log
+from zaphod.monitoring.record import Arm
 from zaphod.registry import Registry
-from zaphod.served import ServedModel
+from zaphod.served import Recording, ServedModel
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +31,11 @@ class ScorerActor:
     def __init__(self, name: str, settings: StreamingSettings) -> None:
         self._name = name
         self._settings = settings
-        self._model = ServedModel.open(Registry.open(settings.registry), settings.model)
+        self._log = open_log(settings.monitoring)
+        recording = None
+        if self._log is not None:
+            recording = Recording(self._log, Arm.STREAMING, settings.monitoring, settings.shadow)
+        self._model = ServedModel.open(Registry.open(settings.registry), settings.model, recording=recording)
         self._node = ray.get_runtime_context().get_node_id()
         self._stats = Stats()
         self._stopping = threading.Event()
@@ -65,6 +71,9 @@ class ScorerActor:
             except QueueUnavailableError:
                 return  # drained before there was a queue to be used
             self._scorer.run()
+            self._model.close()
+            if self._log is not None:
+                self._log.close()
         except BaseException:  # noqa: BLE001  # whatever it was, the process may not live on
             # A scorer that stopped consuming but looks alive would keep its partitions from being served.
             _log.exception("the scoring loop failed; the process ends so that it is replaced")

@@ -18,4 +18,6 @@ def read_settings(config: Path, *, model: str | None = None) -> StreamingSetting
     home = machine.home()
     queue = settings.queue.model_copy(update={"path": str(home / settings.queue.path)})
     registry = settings.registry if "://" in settings.registry else str(home / settings.registry)
-    return settings.model_copy(update={"queue": queue, "registry": registry})
+    return settings.model_copy(
+        update={"queue": queue, "registry": registry, "monitoring": settings.monitoring.below(home)}
+    )

@@ -58,7 +58,10 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
 
 class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """The answer to one event; `source` is the event's own, where it had one."""
+    """The answer to one event; `source` is the event's own, where it had one.
+
+    prediction_id: by which outcomes name it; left out where it is the `id`.
+    """
 
     id: str
     model: str
@@ -68,6 +71,7 @@ class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     offset: int
     prediction: PredictionRow
     source: str | None = None
+    prediction_id: str | None = None
 
 
 class _PredictionCloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -99,6 +103,7 @@ def decode(event: Event, decoder: RowDecoder) -> tuple[Row, Envelope]:
 
 def encode(event: Event, envelope: Envelope, *, partition: int, stamp: Stamp, prediction: PredictionRow) -> Output:
     """The answer, in the event's own form; its id, partition and offset name the event it answers."""
+    prediction_id = original_id(event)
     answer = PredictionEvent(
         id=envelope.id,
         model=stamp.model,
@@ -108,6 +113,7 @@ def encode(event: Event, envelope: Envelope, *, partition: int, stamp: Stamp, pr
         offset=event.offset,
         prediction=prediction,
         source=envelope.source,
+        prediction_id=None if prediction_id == envelope.id else prediction_id,
     )
     headers: Mapping[str, str] = NO_HEADERS
     body: msgspec.Struct = answer
@@ -127,7 +133,7 @@ def encode(event: Event, envelope: Envelope, *, partition: int, stamp: Stamp, pr
             body, headers = cloud, {CONTENT_TYPE: _STRUCTURED}
         else:
             headers = _binary_headers(cloud)
-    return Output(event.offset, original_id(event), event.key, _encoder.encode(body), headers, event.created)
+    return Output(event.offset, prediction_id, event.key, _encoder.encode(body), headers, event.created)
 
 
 def original_id(event: Event) -> str:

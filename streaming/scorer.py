@@ -194,6 +194,7 @@ class Scorer:
             except InvalidInputError as error:
                 letter = self._dead_letter(event, Cause.UNPROCESSABLE, error.message, 1, snapshot)
                 answers.dead_letters.append(letter)
+                snapshot.refuse(error, entities=[event.key], ids=[events.original_id(event)])
             else:
                 decoded.append(_Decoded(event, row, envelope))
         if decoded:
@@ -225,8 +226,11 @@ class Scorer:
                 return
 
     def _scored(self, decoded: list[_Decoded], snapshot: Snapshot) -> Scored:
-        entities = [item.event.key or item.event.id for item in decoded]
-        return snapshot.score(snapshot.decoder.columns([item.row for item in decoded]), entities=entities)
+        return snapshot.score(
+            snapshot.decoder.columns([item.row for item in decoded]),
+            entities=[item.event.key for item in decoded],
+            ids=[events.original_id(item.event) for item in decoded],
+        )
 
     def _dead_letter(
         self, event: Event, cause: Cause, reason: str, attempts: int, snapshot: Snapshot | None = None

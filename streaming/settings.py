@@ -7,7 +7,9 @@ from typing import Literal, Self
 
 import pydantic
 
+from zaphod.monitoring.settings import LogSettings
 from zaphod.settings import Settings
+from zaphod.shadow import ShadowSettings
 
 
 class QueueSettings(Settings):
@@ -123,6 +125,12 @@ class StreamingSettings(Settings):
 
     metrics: MetricsSettings = MetricsSettings()
     """Where Prometheus finds the pool's numbers."""
+
+    monitoring: LogSettings = LogSettings()
+    """The prediction log and the outcomes."""
+
+    shadow: ShadowSettings = ShadowSettings()
+    """The process in which a challenger in the shadow scores copies, one for each scorer."""
 
     @pydantic.model_validator(mode="after")
     def _on_one_node(self) -> Self:

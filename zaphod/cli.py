@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 from rich.console import Console
 
-from zaphod.commands import packages, versions
+from zaphod.commands import experiments, packages, versions
 from zaphod.errors import ZaphodError
 from zaphod.validation.command import validate
 
@@ -31,6 +31,7 @@ for command in (
     versions.journal,
 ):
     app.command()(command)
+app.add_typer(experiments.app, name="experiment")
 
 
 @app.callback()

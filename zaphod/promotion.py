@@ -17,18 +17,19 @@ def promote(
     Raises: GateError; ModelNotFoundError; RegistryConflictError when another writer came first.
     """
     if alias == CHAMPION:
-        refusal = _refusal(registry, name, version)
-        if refusal is not None:
+        reason = refusal(registry, name, version)
+        if reason is not None:
             if override is None:
                 raise GateError(
-                    f"Cannot promote {name}@{version}: {refusal} Run `zaphod validate {name}@{version} --data … "
+                    f"Cannot promote {name}@{version}: {reason} Run `zaphod validate {name}@{version} --data … "
                     "--target …`, or promote it with --override and the reason."
                 )
             why = f"{why} (gate overridden: {override})"
     return registry.set_alias(name, alias=alias, version=version, action="promote", why=why)
 
 
-def _refusal(registry: Registry, name: str, version: int) -> str | None:
+def refusal(registry: Registry, name: str, version: int) -> str | None:
+    """Why the version has not passed the gate; None when it has."""
     if version not in registry.versions(name):
         return None  # the registry says so itself
     verdict = check_gate(registry, name, version=version)

@@ -20,10 +20,12 @@ import msgspec
 
 from zaphod.bundle import MANIFEST, SCHEMA, Bundle, Manifest, verify
 from zaphod.errors import ConfigError, ModelLoadError, ModelNotFoundError, RegistryConflictError
+from zaphod.experiment.spec import Experiment
 from zaphod.schema import Schema, check_name
 from zaphod.storage import Storage, open_storage
 
 CHAMPION = "champion"
+CHALLENGER = "challenger"
 _CLAIM = "claim"
 
 
@@ -51,6 +53,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """One journal entry. `aliases` and `pins` are the whole state after the change; at is ISO 8601 in UTC.
 
     id: tells two changes apart that are alike in all else. pins: versions that are kept though no alias names them.
+    experiment: the one that runs after the change.
     """
 
     id: str
@@ -61,11 +64,13 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     why: str
     aliases: dict[str, int]
     pins: tuple[int, ...] = ()
+    experiment: Experiment | None = None
 
     @property
     def kept(self) -> frozenset[int]:
         """Versions that may not be deleted."""
-        return frozenset((*self.aliases.values(), *self.pins))
+        running = () if self.experiment is None else (self.experiment.champion, self.experiment.challenger)
+        return frozenset((*self.aliases.values(), *self.pins, *running))
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -173,7 +178,7 @@ class Registry:
         return aliases[reference.alias]
 
     def set_alias(self, name: str, *, alias: str, version: int, action: str, why: str) -> Change:
-        """Points an alias at a version.
+        """Points an alias at a version. Another champion than the running experiment's ends the experiment with it.
 
         Raises: ModelNotFoundError; RegistryConflictError when another writer changed the model meanwhile.
         """
@@ -182,7 +187,18 @@ class Registry:
             raise ConfigError(f"Cannot name an alias {alias!r}: a number means a version. Use a word.")
         self._check_version(name, version)
         before = self.state(name)
-        return self.append(name, before=before, aliases={**before.aliases, alias: version}, action=action, why=why)
+        running = before.experiment
+        if running is not None and alias == CHAMPION and version != running.champion:
+            why = f"{why} (this ends experiment {running.id})"
+            running = None
+        return self.append(
+            name,
+            before=before,
+            aliases={**before.aliases, alias: version},
+            experiment=running,
+            action=action,
+            why=why,
+        )
 
     def pin(self, name: str, *, version: int, why: str) -> Change:
         """Keeps a version from being deleted, as long as somebody refers to it by number.
@@ -209,9 +225,10 @@ class Registry:
         before = self.state(name)
         if version in before.kept:
             holders = [f"@{alias}" for alias, target in sorted(before.aliases.items()) if target == version]
+            holders += ["a pin"] if version in before.pins else []
             raise ConfigError(
-                f"Cannot delete {name}@{version}: {', '.join(holders) or 'a pin'} holds it. "
-                "Promote another version or unpin it first."
+                f"Cannot delete {name}@{version}: {', '.join(holders) or 'an experiment'} holds it. "
+                "Promote another version, unpin it or stop the experiment first."
             )
         # The journal first: a writer that pointed an alias here meanwhile makes this one lose.
         change = self.append(name, before=before, action=f"delete {version}", why=why)
@@ -242,8 +259,12 @@ class Registry:
         why: str,
         aliases: dict[str, int] | None = None,
         pins: tuple[int, ...] | None = None,
+        experiment: Experiment | msgspec.UnsetType | None = msgspec.UNSET,
     ) -> Change:
-        """Makes one change on top of the state it was decided on; what is None stays. Raises: RegistryConflictError."""
+        """Makes one change on top of the state it was decided on; what is not given stays.
+
+        Raises: RegistryConflictError.
+        """
         change = Change(
             id=_id(),
             generation=before.generation + 1,
@@ -253,6 +274,7 @@ class Registry:
             why=why,
             aliases=before.aliases if aliases is None else aliases,
             pins=before.pins if pins is None else pins,
+            experiment=before.experiment if isinstance(experiment, msgspec.UnsetType) else experiment,
         )
         data = msgspec.json.encode(change)
         try:

@@ -1,19 +1,37 @@
-"""What an arm holds: a model that follows the registry, swapped between two calls by one reference."""
+"""What an arm holds: a model that follows the registry, swapped between two calls by one reference.
+
+While an experiment of the registry runs between the version that serves and a challenger, calls are answered as its
+phase says. Every answer, refusal and failure is handed to the prediction log, where there is one.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+import numpy as np
+
 from zaphod.bundle import Bundle
 from zaphod.columns import Columns, RowDecoder
-from zaphod.errors import ZaphodError
+from zaphod.contender import Contender, project
+from zaphod.errors import PredictionError, ZaphodError
+from zaphod.experiment.assignment import Splitter, threshold_of
+from zaphod.experiment.spec import Experiment, Mode
+from zaphod.monitoring.log import PredictionLog
+from zaphod.monitoring.record import Arm, Origin, new_id
+from zaphod.monitoring.settings import LogSettings
 from zaphod.outputs import JsonScalar
 from zaphod.predictor import Predictions, Predictor
-from zaphod.registry import CHAMPION, Reference, Registry
+from zaphod.recorder import Recorder, row_ids
+from zaphod.registry import CHALLENGER, CHAMPION, Reference, Registry
 from zaphod.schema import Schema
+from zaphod.shadow import ShadowSettings, ShadowTask, ShadowWorker
+from zaphod.trial import Trial, ask, merge
 
 _log = logging.getLogger(__name__)
 
@@ -35,12 +53,14 @@ class Stamp:
 class Scored:
     """Predictions with the stamps of the variants that made them.
 
-    stamp_index: position in `stamps` of each row's variant; None when one variant answered all rows.
+    stamp_index: position in `stamps` of each row's variant; None when one variant answered all rows. ids: the
+    prediction's id, of which row i of several has `<id>-<i>`, or one for each row; None when nothing is logged.
     """
 
     predictions: Predictions
     stamps: tuple[Stamp, ...]
     stamp_index: Sequence[int] | None = None
+    ids: str | Sequence[str] | None = None
 
     def stamp_of(self, row: int) -> Stamp:
         return self.stamps[0 if self.stamp_index is None else self.stamp_index[row]]
@@ -48,13 +68,18 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The model at one moment. Decode and score with the same snapshot: the next one may have another schema."""
+    """The model at one moment. Decode and score with the same snapshot: the next one may have another schema.
+
+    stamps: of champion and challenger, when a trial runs.
+    """
 
     bundle: Bundle
     predictor: Predictor
     decoder: RowDecoder
     stamp: Stamp
     example: Mapping[str, JsonScalar]
+    recorder: Recorder | None = None
+    trial: Trial | None = None
 
     @property
     def schema(self) -> Schema:
@@ -63,18 +88,93 @@ class Snapshot:
     @property
     def inline(self) -> bool:
         """One row takes microseconds: it may be scored on an event loop."""
-        return self.predictor.engine == "onnx"
+        return self.predictor.engine == "onnx" and (self.trial is None or self.trial.inline)
 
     def check(self) -> None:
         """Predicts the example row. Raises: PredictionError, InvalidInputError."""
         self.predictor.predict(self.decoder.columns([self.decoder.convert_row(self.example)]))
 
-    def score(self, columns: Columns, *, entities: Sequence[str] | None = None) -> Scored:
+    def score(
+        self,
+        columns: Columns,
+        *,
+        entities: Sequence[str | None] | None = None,
+        ids: str | Sequence[str] | None = None,
+    ) -> Scored:
         """`entities` name whom each row is about, where the caller knows; an experiment assigns by them.
 
-        Raises: PredictionError when the model fails on valid rows.
+        ids: the caller's own, unique for good, for the whole call or for each row; else one is made.
+
+        Raises: PredictionError when the model fails on valid rows; with a challenger, when the champion does.
         """
-        return Scored(predictions=self.predictor.predict(columns), stamps=(self.stamp,))
+        recorder = self.recorder
+        if recorder is None and self.trial is None:
+            return Scored(predictions=self.predictor.predict(columns), stamps=(self.stamp,), ids=ids)
+        ids = new_id() if ids is None else ids
+        if self.trial is not None:
+            return self._try(self.trial, columns, entities, ids)
+        assert recorder is not None
+        part = ask(Contender(self.predictor, recorder.origin), columns)
+        recorder.record(part, columns, entities=entities, ids=ids)
+        if part.predictions is None:
+            raise part.error or PredictionError("Cannot predict: the model gave nothing.")
+        return Scored(predictions=part.predictions, stamps=(self.stamp,), ids=ids)
+
+    def refuse(
+        self,
+        error: ZaphodError,
+        *,
+        entities: Sequence[str | None] | None = None,
+        ids: str | Sequence[str] | None = None,
+    ) -> None:
+        """Records a call that was not scored, because of the caller's data or of the model; of several by their ids."""
+        if self.recorder is not None:
+            self.recorder.refuse(error, entities=entities, ids=new_id() if ids is None else ids)
+
+    def _try(
+        self,
+        trial: Trial,
+        columns: Columns,
+        entities: Sequence[str | None] | None,
+        ids: str | Sequence[str],
+    ) -> Scored:
+        num_rows = columns.num_rows
+        if entities is None:
+            entities = trial.entities(self.schema, columns)
+        split = trial.split(row_ids(ids, num_rows), entities)
+        parts = trial.ask(columns, split)
+        if self.recorder is not None:
+            for part in parts:
+                self.recorder.record(part, columns, entities=entities, ids=ids, buckets=split.buckets)
+            if trial.shadow is not None:
+                for call in self.recorder.copies(columns, entities=entities, ids=ids, split=split):
+                    trial.shadow.offer(call)
+        for part in parts:
+            if part.error is not None and part.origin.variant == CHAMPION:
+                raise part.error
+        given = [part for part in parts if part.error is None]
+        if len(given) == 1:
+            return Scored(given[0].predictions or Predictions(), (self._stamp(given[0].origin),), ids=ids)
+        index = np.zeros(num_rows, dtype=np.int64)
+        for position, part in enumerate(given):
+            index[part.rows] = position
+        stamps = tuple(self._stamp(part.origin) for part in given)
+        return Scored(merge(parts, num_rows), stamps, index.tolist(), ids=ids)
+
+    def _stamp(self, origin: Origin) -> Stamp:
+        if origin.variant == CHAMPION:
+            return self.stamp
+        return Stamp(origin.model, origin.version, origin.variant, origin.bundle_sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Where an arm's predictions are recorded, and how. shadow: of the process of a challenger in the shadow."""
+
+    log: PredictionLog
+    arm: Arm
+    settings: LogSettings
+    shadow: ShadowSettings = field(default_factory=ShadowSettings)
 
 
 @dataclass(slots=True)
@@ -82,27 +182,37 @@ class ServedModel:
     """Follows a reference. A pin (`churn@7`) never moves; an alias is watched.
 
     A new version is loaded and has predicted before it replaces the old one; one that cannot be loaded is logged
-    and left out, and the version that serves goes on.
+    and left out, and the version that serves goes on. So it is with the challenger of an experiment.
     """
 
     registry: Registry
     reference: Reference
     _snapshot: Snapshot
+    _recording: Recording | None = None
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _refused: int | None = None
+    _followed: tuple[str, int] | None = None
 
     @classmethod
     def open(
-        cls, registry: Registry, reference: str, *, on_swap: Callable[[Snapshot], None] | None = None
+        cls,
+        registry: Registry,
+        reference: str,
+        *,
+        on_swap: Callable[[Snapshot], None] | None = None,
+        recording: Recording | None = None,
     ) -> ServedModel:
         """Loads and warms up now, then watches in a daemon thread.
 
         Raises: ModelNotFoundError, ModelLoadError, ConfigError.
         """
         parsed = Reference.parse(reference)
-        served = cls(registry, parsed, take_snapshot(registry, parsed, registry.resolve(parsed)))
+        snapshot = take_snapshot(registry, parsed, registry.resolve(parsed), recording=recording)
+        served = cls(registry, parsed, snapshot, recording)
         if parsed.version is None:
+            with contextlib.suppress(ZaphodError, OSError):
+                served._follow(registry.state(parsed.name).experiment)
             served._thread = threading.Thread(
                 target=served._watch, args=(on_swap,), name=f"watch-{reference}", daemon=True
             )
@@ -117,48 +227,141 @@ class ServedModel:
         self._snapshot.check()
 
     def close(self) -> None:
+        """Ends watching and the shadow; the log is its owner's to close."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+        self._end_shadow(self._snapshot.trial)
 
     def refresh(self) -> bool:
-        """Looks at the registry now; True when another version serves from here on. Raises: ZaphodError."""
+        """Looks at the registry now; True when another version or another phase serves from here on.
+
+        Raises: ZaphodError.
+        """
         version = self.registry.resolve(self.reference)
-        if version == self._snapshot.bundle.version or version == self._refused:
+        changed = False
+        if version not in (self._snapshot.bundle.version, self._refused):
+            try:
+                snapshot = take_snapshot(self.registry, self.reference, version, recording=self._recording)
+            except ZaphodError:
+                self._refused = version
+                raise
+            before, self._snapshot = self._snapshot, snapshot
+            self._end_shadow(before.trial)
+            self._refused = self._followed = None
+            changed = True
+        if self.reference.version is not None:
+            return changed
+        return self._follow(self.registry.state(self.reference.name).experiment) or changed
+
+    def _follow(self, experiment: Experiment | None) -> bool:
+        """Begins, moves on or ends the experiment between the version that serves and another.
+
+        Raises: ZaphodError when its challenger cannot be used, once; the champion answers all then.
+        """
+        snapshot = self._snapshot
+        if self.reference.alias != CHAMPION or (experiment and experiment.champion != snapshot.bundle.version):
+            experiment = None
+        wanted = None if experiment is None else (experiment.id, experiment.phase.number)
+        if wanted == self._followed:
             return False
+        self._followed = wanted
+        before = snapshot.trial
+        trial = None
         try:
-            self._snapshot = take_snapshot(self.registry, self.reference, version)
-        except ZaphodError:
-            self._refused = version
-            raise
-        self._refused = None
+            if experiment is not None:
+                trial = begin_trial(self.registry, snapshot, experiment, recording=self._recording)
+        finally:
+            self._snapshot = dataclasses.replace(snapshot, trial=trial)
+            self._end_shadow(before)
         return True
+
+    def _end_shadow(self, trial: Trial | None) -> None:
+        if trial is not None and trial.shadow is not None:
+            trial.shadow.close()
 
     def _watch(self, on_swap: Callable[[Snapshot], None] | None) -> None:
         while not self._stop.wait(_WATCH_INTERVAL_S):
             try:
                 if self.refresh():
+                    snapshot = self._snapshot
                     _log.info(
-                        "model swapped", extra={"model": self.reference.name, "version": self._snapshot.stamp.version}
+                        "model swapped",
+                        extra={
+                            "model": self.reference.name,
+                            "version": snapshot.stamp.version,
+                            "experiment": None if snapshot.trial is None else snapshot.trial.experiment.id,
+                        },
                     )
                     if on_swap is not None:
-                        on_swap(self._snapshot)
+                        on_swap(snapshot)
             except (ZaphodError, OSError):
                 _log.exception("cannot follow the registry; the version that serves goes on")
 
 
-def take_snapshot(registry: Registry, reference: Reference, version: int) -> Snapshot:
+def take_snapshot(
+    registry: Registry, reference: Reference, version: int, *, recording: Recording | None = None
+) -> Snapshot:
     """Loads, verifies and warms up one version. Raises: ModelNotFoundError, ModelLoadError, PredictionError."""
     bundle = registry.load(reference.name, version)
+    stamp = Stamp(model=bundle.name, version=version, variant=reference.alias or CHAMPION, bundle_sha256=bundle.sha256)
+    origin = Origin(
+        arm="" if recording is None else recording.arm, model=stamp.model, version=version,
+        bundle_sha256=stamp.bundle_sha256, schema=bundle.schema, variant=stamp.variant,
+    )  # fmt: skip
     snapshot = Snapshot(
         bundle=bundle,
         predictor=bundle.load_predictor(),
         decoder=RowDecoder(bundle.schema),
-        stamp=Stamp(
-            model=bundle.name, version=version, variant=reference.alias or CHAMPION, bundle_sha256=bundle.sha256
-        ),
+        stamp=stamp,
         example=bundle.example,
+        recorder=None if recording is None else Recorder(recording.log, origin),
     )
     # So that the first caller pays for nothing, and a model that cannot predict is found before it serves.
     snapshot.check()
     return snapshot
+
+
+def begin_trial(
+    registry: Registry, snapshot: Snapshot, experiment: Experiment, *, recording: Recording | None
+) -> Trial | None:
+    """The challenger loaded and warmed up, here or, in the shadow, in its own process; None for batch's modes.
+
+    Raises: ModelError, ConfigError when the challenger cannot be used.
+    """
+    phase, mode = experiment.phase, experiment.mode
+    if mode is Mode.INTERLEAVE or (mode is Mode.SHADOW and recording is None):
+        return None
+    bundle = registry.load(snapshot.bundle.name, experiment.challenger)
+    projection = project(snapshot.schema, bundle.schema)
+    champion = Origin(
+        arm="" if recording is None else recording.arm, model=bundle.name, version=experiment.champion,
+        bundle_sha256=snapshot.bundle.sha256, schema=snapshot.schema, variant=CHAMPION, experiment=experiment.id,
+        phase=phase.number, mode=mode,
+    )  # fmt: skip
+    challenger = dataclasses.replace(
+        champion, version=experiment.challenger, bundle_sha256=bundle.sha256, variant=CHALLENGER,
+        answered=mode is Mode.AB,
+    )  # fmt: skip
+    contender = Contender(bundle.load_predictor() if mode is Mode.AB else snapshot.predictor, challenger, projection)
+    shadow = None
+    if mode is Mode.AB:
+        contender.predict(snapshot.decoder.columns([snapshot.decoder.convert_row(snapshot.example)]))
+    elif recording is not None:
+        task = ShadowTask(
+            registry=registry.uri, model=bundle.name, champion=experiment.champion, challenger=experiment.challenger,
+            experiment=experiment.id, phase=phase.number, mode=mode, arm=recording.arm,
+            log=msgspec.Raw(recording.settings.model_dump_json(exclude={"hash_key"}).encode()),
+        )  # fmt: skip
+        shadow = ShadowWorker(
+            task, origin=challenger, log=recording.log, log_settings=recording.settings, settings=recording.shadow
+        )
+    return Trial(
+        experiment=experiment,
+        champion=Contender(snapshot.predictor, champion),
+        challenger=contender,
+        fallback=dataclasses.replace(champion, fallback=True),
+        splitter=Splitter(experiment.salt),
+        threshold=threshold_of(phase.share),
+        shadow=shadow,
+    )

@@ -41,7 +41,7 @@ class Response(msgspec.Struct, frozen=True, gc=False):
 class Question(msgspec.Struct, frozen=True, gc=False):
     """Rows to score, with what the protocol needs again to write the answer.
 
-    entities: whom each row is about, where the caller said it. id: the caller's name for the request.
+    entities: whom each row is about, where the caller said it. id: of the prediction, where the caller chose it.
     form: the protocol's own, handed back to its `encode`; None when the plain answer is wanted.
     """
 
@@ -92,10 +92,14 @@ class Protocol(Interface):
 
 
 def stamp_headers(scored: Scored) -> tuple[tuple[bytes, bytes], ...]:
-    """Who answered, for protocols whose bodies have no room for it and for those that have."""
+    """Who answered, for protocols whose bodies have no room for it and for those that have.
+
+    With rows of both variants in one request, the variant is `mixed` and the version the first one's.
+    """
     stamp = scored.stamps[0]
-    return (
+    headers = (
         (b"x-zaphod-model", stamp.model.encode()),
         (b"x-zaphod-version", b"%d" % stamp.version),
-        (b"x-zaphod-variant", stamp.variant.encode()),
+        (b"x-zaphod-variant", stamp.variant.encode() if scored.stamp_index is None else b"mixed"),
     )
+    return (*headers, (b"x-zaphod-prediction-id", scored.ids.encode())) if isinstance(scored.ids, str) else headers

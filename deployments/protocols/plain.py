@@ -50,12 +50,15 @@ class Plain:
 
     def encode(self, snapshot: Snapshot, question: Question, scored: Scored) -> Response:
         stamp = scored.stamps[0]
-        document = {
-            "model": stamp.model,
-            "version": stamp.version,
-            "variant": stamp.variant,
-            "predictions": to_rows(snapshot.schema, scored.predictions),
-        }
+        predictions = to_rows(snapshot.schema, scored.predictions)
+        document: dict[str, object] = {"model": stamp.model, "version": stamp.version, "variant": stamp.variant}
+        if scored.ids is not None:
+            document["prediction_id"] = scored.ids
+        if scored.stamp_index is not None:
+            document["variant"] = "mixed"
+            for row, prediction in enumerate(predictions):
+                prediction |= {"version": scored.stamp_of(row).version, "variant": scored.stamp_of(row).variant}
+        document["predictions"] = predictions
         return Response(200, self._encoder.encode(document), headers=stamp_headers(scored))
 
     def refuse(self, status: int, error: ZaphodError) -> Response:

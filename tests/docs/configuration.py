@@ -21,6 +21,7 @@ SECTIONS = (
     ("Batch: configs/batch.yaml", "batch.settings", "BatchSettings"),
     ("Streaming: configs/streaming.yaml", "streaming.settings", "StreamingSettings"),
     ("Validation: configs/validation.yaml", "zaphod.validation.settings", "ValidationSettings"),
+    ("Experiments: configs/experiment.yaml", "zaphod.experiment.plan", "Plan"),
 )
 
 _HEAD = """# Configuration

@@ -185,7 +185,7 @@ class SegmentWriter(Generic[ItemT]):
             table = pa.concat_tables(tables, promote_options="permissive")
             path = f"{folder}/{self._name}-{self._number:08d}.parquet"
             try:
-                self._storage.create(path, _parquet(table, self._metadata))
+                self._storage.create(path, parquet_bytes(table, self._metadata))
             except (ZaphodError, OSError):
                 if not self._retry_s:
                     _log.exception("cannot write the prediction log; what waits is kept and written later")
@@ -208,7 +208,8 @@ class SegmentWriter(Generic[ItemT]):
             self._changed.notify_all()
 
 
-def _parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
+def parquet_bytes(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
+    """A file of the log. Statistics of its times, so that a reader skips what it does not look for."""
     with contextlib.closing(pa.BufferOutputStream()) as sink:
         pq.write_table(
             table.replace_schema_metadata(metadata),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 
 import pydantic
 
@@ -38,3 +39,9 @@ class LogSettings(Settings):
     when_full: Literal["drop", "block"] = "drop"
     """`drop`: predictions go on and what is not logged is counted. `block`: no prediction without its record; they
     wait."""
+
+    def below(self, home: Path) -> Self:
+        """A relative uri starts at this folder."""
+        if self.uri is None or "://" in self.uri:
+            return self
+        return self.model_copy(update={"uri": str(home / self.uri)})

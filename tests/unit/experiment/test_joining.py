@@ -1,0 +1,411 @@
+"""The join counts what a plain loop over the same records counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import itertools
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from zaphod.columns import Columns
+from zaphod.experiment.joining import Joined
+from zaphod.experiment.plan import GuardrailPlan, MetricPlan, Plan
+from zaphod.experiment.samples import Entities, Pairs, PhaseData
+from zaphod.experiment.spec import Experiment, Mode, Phase, write_plan
+from zaphod.monitoring.log import open_log
+from zaphod.monitoring.outcomes import Outcome, Outcomes, import_outcomes, open_outcomes
+from zaphod.monitoring.record import Arm, Call, Origin, Status
+from zaphod.monitoring.settings import LogSettings
+from zaphod.predictor import Predictions
+from zaphod.schema import DType, Field, Output, Schema, Task
+
+SCHEMA = Schema(
+    fields=(Field(name="age", dtype=DType.FLOAT64), Field(name="country", dtype=DType.STRING)),
+    output=Output(task=Task.REGRESSION),
+)
+BEGAN = 1_700_000_000.0
+WINDOW_S, ENTITY_S = 100.0, 30.0
+PLAN = Plan(
+    metrics=(
+        MetricPlan(name="bought", kind="proportion", missing="zero", covariate="age"),
+        MetricPlan(name="spent", kind="mean", field="amount"),
+        MetricPlan(name="per visit", kind="ratio", field="amount", per="visits"),
+        MetricPlan(name="error", kind="mean", measure="absolute_error", higher_is_better=False),
+    ),
+    guardrails=(
+        GuardrailPlan(name="failed", bad="failed"),
+        GuardrailPlan(name="slow", bad="slow", objective_ms=50.0),
+    ),
+    outcome_window_s=WINDOW_S,
+    entity_window_s=ENTITY_S,
+    segments=("country",),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """One row of the log, and what came of it: field -> (value, seconds after)."""
+
+    id: str
+    served: float
+    challenger: bool
+    entity: str | None
+    failed: bool
+    latency: float
+    value: float
+    age: float
+    country: str
+    outcomes: dict[str, tuple[float, float]]
+
+
+def traffic(seed: int, count: int) -> list[Prediction]:
+    """Entities with several predictions, some crossed, some unnamed, outcomes in time, late and missing."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for i in range(count):
+        entity = f"e{rng.integers(60)}" if rng.random() < 0.9 else None
+        challenger = int((entity or f"p{i}")[1:]) % 2 == 0
+        if rng.random() < 0.01:
+            challenger = not challenger
+        outcomes = {}
+        if rng.random() < 0.7:
+            outcomes["outcome"] = (float(rng.random() < 0.4), float(rng.uniform(0, 1.3 * WINDOW_S)))
+        if rng.random() < 0.5:
+            outcomes["amount"] = (float(rng.normal(20, 5)), float(rng.uniform(0, WINDOW_S)))
+            outcomes["visits"] = (float(rng.integers(1, 4)), float(rng.uniform(0, WINDOW_S)))
+        made.append(
+            Prediction(
+                id=f"p{i}",
+                served=BEGAN + float(np.round(rng.uniform(0, 400), 6)),
+                challenger=challenger,
+                entity=entity,
+                failed=bool(rng.random() < 0.05),
+                latency=float(rng.exponential(0.03)),
+                value=float(rng.normal()),
+                age=float(rng.normal(40, 10)),
+                country=str(rng.choice(["DE", "FR"])),
+                outcomes=outcomes,
+            )
+        )
+    return made
+
+
+def experiment(mode: Mode = Mode.AB) -> Experiment:
+    """One phase."""
+    return Experiment(
+        id="exp", model="shop", mode=mode, champion=1, challenger=2, salt="s",
+        phases=(Phase(number=1, share=0.5, started_s=BEGAN),), plan=write_plan(PLAN),
+    )  # fmt: skip
+
+
+@functools.cache
+def origin(variant: str, mode: Mode = Mode.AB, *, experiment_id: str | None = "exp") -> Origin:
+    """As an arm would make it."""
+    return Origin(
+        arm=Arm.ONLINE, model="shop", version=2 if variant == "challenger" else 1, bundle_sha256="0" * 64,
+        schema=SCHEMA, variant=variant, experiment=experiment_id, phase=1, mode=mode,
+    )  # fmt: skip
+
+
+def call(prediction: Prediction, by: Origin, *, value: float | None = None) -> Call:
+    """The prediction's record."""
+    answer = prediction.value if value is None else value
+    return Call(
+        origin=by, id=prediction.id, served_s=prediction.served, num_rows=1, latency_s=prediction.latency,
+        columns=Columns(numbers=np.array([[prediction.age]]), strings=([prediction.country],)),
+        predictions=None if prediction.failed else Predictions(values=np.array([[answer]])),
+        entities=[prediction.entity], status=Status.FAILED if prediction.failed else Status.OK,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> LogSettings:
+    """A log in the test's folder, entities as they are."""
+    return LogSettings.model_validate({"uri": str(tmp_path), "entity": "keep", "flush_s": 600})
+
+
+def write(settings: LogSettings, calls: list[Call], told: list[tuple[Prediction, str]]) -> None:
+    """Into several files each."""
+    for part in range(3):
+        log, outcomes = open_log(settings), open_outcomes(settings)
+        assert log is not None
+        assert outcomes is not None
+        for one in calls[part::3]:
+            log.put(one)
+        for prediction, field in told[part::3]:
+            value, after = prediction.outcomes[field]
+            moment = datetime.datetime.fromtimestamp(prediction.served + after, tz=datetime.UTC)
+            outcomes.put(Outcomes([Outcome(prediction.id, value, field, moment)], BEGAN + 1000))
+        log.close()
+        outcomes.close()
+
+
+def told(predictions: list[Prediction]) -> list[tuple[Prediction, str]]:
+    """Every outcome once."""
+    return [(prediction, field) for prediction in predictions for field in prediction.outcomes]
+
+
+def look(settings: LogSettings, now_s: float, mode: Mode = Mode.AB) -> PhaseData:
+    """What one look finds of the phase."""
+    joined = Joined(experiment(mode), PLAN, log_uri=settings.uri or "")
+    joined.refresh(experiment(mode))
+    (phase,) = joined.look(now_s=now_s)
+    joined.close()
+    return phase
+
+
+def whom(prediction: Prediction) -> str:
+    """An unnamed prediction is an entity of its own."""
+    return prediction.entity or prediction.id
+
+
+def in_time(prediction: Prediction, field: str) -> float | None:
+    """The outcome, if it came within the window."""
+    value, after = prediction.outcomes.get(field, (0.0, np.inf))
+    return value if after <= WINDOW_S else None
+
+
+def by_entity(predictions: list[Prediction], now_s: float) -> dict[str, list[Prediction]]:
+    """Of each entity that is complete and not crossed, the predictions that count."""
+    groups: dict[str, list[Prediction]] = defaultdict(list)
+    for prediction in sorted(predictions, key=lambda one: one.served):
+        if prediction.served <= now_s:
+            groups[whom(prediction)].append(prediction)
+    return {
+        entity: [one for one in several if one.served < several[0].served + ENTITY_S]
+        for entity, several in groups.items()
+        if len({one.challenger for one in several}) == 1 and several[0].served + ENTITY_S + WINDOW_S <= now_s
+    }
+
+
+NOW = BEGAN + 350.0
+
+
+def test_entities_are_added_up(settings: LogSettings) -> None:
+    """Totals, counts, covariates, segments and order of the complete entities are those of a plain loop."""
+    predictions = traffic(1, 600)
+    write(settings, [call(p, origin("challenger" if p.challenger else "champion")) for p in predictions],
+          told(predictions))  # fmt: skip
+
+    observed = look(settings, NOW).observed
+
+    assert isinstance(observed, Entities)
+    expected = by_entity(predictions, NOW)
+    order = sorted(expected, key=lambda entity: (expected[entity][0].served, entity))
+    assert 20 < len(order) < len({whom(p) for p in predictions})
+    np.testing.assert_allclose(
+        observed.complete_s, [expected[e][0].served + ENTITY_S + WINDOW_S for e in order], atol=1e-5
+    )
+    assert observed.challenger.tolist() == [expected[e][0].challenger for e in order]
+    bought, spent, per_visit, error = observed.sums
+    assert bought.total.tolist() == [sum(in_time(p, "outcome") or 0.0 for p in expected[e]) for e in order]
+    assert bought.count.tolist() == [len(expected[e]) for e in order]
+    assert bought.covariate is not None
+    np.testing.assert_allclose(bought.covariate, [expected[e][0].age for e in order])
+    np.testing.assert_allclose(spent.total, [sum(in_time(p, "amount") or 0.0 for p in expected[e]) for e in order])
+    assert spent.count.tolist() == [sum(in_time(p, "amount") is not None for p in expected[e]) for e in order]
+    visits = [sum(in_time(p, "visits") or 0.0 for p in expected[e]) for e in order]
+    assert per_visit.count.tolist() == visits
+    told_ones = [
+        [abs(p.value - (in_time(p, "outcome") or 0.0)) for p in expected[e]
+         if in_time(p, "outcome") is not None and not p.failed]
+        for e in order
+    ]  # fmt: skip
+    np.testing.assert_allclose(error.total, [sum(each) for each in told_ones])
+    assert error.count.tolist() == [len(each) for each in told_ones]
+    (segments,) = observed.segments
+    assert [segments.labels[code] for code in segments.codes] == [expected[e][0].country for e in order]
+
+
+def test_guardrails_exposure_and_crossings_are_counted(settings: LogSettings) -> None:
+    """Over all predictions so far, complete or not."""
+    predictions = traffic(2, 500)
+    write(settings, [call(p, origin("challenger" if p.challenger else "champion")) for p in predictions], [])
+
+    phase = look(settings, NOW)
+
+    seen = [p for p in sorted(predictions, key=lambda p: p.served) if p.served <= NOW]
+    first: dict[str, bool] = {}
+    arms: dict[str, set[bool]] = defaultdict(set)
+    for p in seen:
+        first.setdefault(whom(p), p.challenger)
+        arms[whom(p)].add(p.challenger)
+    assert phase.crossed == sum(len(each) == 2 for each in arms.values()) > 0
+    assert (phase.exposure[-1].champion, phase.exposure[-1].challenger) == (
+        sum(not one for one in first.values()),
+        sum(first.values()),
+    )
+    assert phase.exposure[-1].at_s == NOW
+    assert all(a.at_s < b.at_s and a.champion <= b.champion for a, b in itertools.pairwise(phase.exposure))
+    assert phase.unnamed == sum(p.entity is None for p in seen)
+    failed, slow = phase.guarded
+    mine = [p for p in seen if p.challenger]
+    assert (failed.challenger.count, failed.challenger.bad) == (len(mine), sum(p.failed for p in mine))
+    assert slow.challenger.bad == sum(p.latency > 0.05 for p in mine)
+    per_entity: dict[str, int] = defaultdict(int)
+    for p in mine:
+        per_entity[whom(p)] += 1
+    assert failed.challenger.entities == len(per_entity)
+    assert failed.challenger.count_squared == sum(n * n for n in per_entity.values())
+
+
+def test_outcomes_late_doubled_and_orphan_are_counted(settings: LogSettings) -> None:
+    """And nothing of them is added up."""
+    predictions = traffic(3, 300)
+    stranger = dataclasses.replace(predictions[0], id="nobody", outcomes={"outcome": (1.0, 1.0)})
+    before = dataclasses.replace(predictions[1], id="outside", outcomes={"outcome": (1.0, 1.0)})
+    outcomes = told(predictions)
+    write(settings, [*(call(p, origin("challenger" if p.challenger else "champion")) for p in predictions),
+                     call(before, origin("champion", experiment_id=None))],
+          [*outcomes, *outcomes[:7], (stranger, "outcome"), (before, "outcome")])  # fmt: skip
+
+    found = look(settings, BEGAN + 2000).outcomes
+
+    assert (found.doubled, found.orphan) == (7, 1)
+    assert found.late == sum(in_time(p, "outcome") is None for p in predictions if "outcome" in p.outcomes) > 0
+    mine = [p for p in predictions if p.challenger]
+    assert (found.challenger.predictions, found.challenger.mature) == (len(mine), len(mine))
+    in_window = [p for p in mine if any(in_time(p, field) is not None for field in p.outcomes)]
+    assert found.challenger.with_outcome == len(in_window)
+
+
+def test_a_record_that_comes_twice_counts_once(settings: LogSettings) -> None:
+    """As after a crash before a commit; what the champion answered for a failed challenger is not its own."""
+    predictions = traffic(4, 200)
+    calls = [call(p, origin("challenger" if p.challenger else "champion")) for p in predictions]
+    fallback = dataclasses.replace(origin("champion"), fallback=True)
+    write(settings, calls, told(predictions))
+    once = look(settings, NOW)
+    write(settings, [*calls, *(call(p, fallback) for p in predictions if p.challenger)], [])
+
+    twice = look(settings, NOW)
+
+    assert twice.guarded == once.guarded
+    assert twice.crossed == once.crossed
+    assert isinstance(twice.observed, Entities)
+    assert isinstance(once.observed, Entities)
+    assert twice.observed.sums[0].total.tolist() == once.observed.sums[0].total.tolist()
+
+
+def test_new_files_are_taken_in(settings: LogSettings) -> None:
+    """A reader that looks again sees what came meanwhile, also outcomes that were not there."""
+    predictions = traffic(5, 300)
+    calls = [call(p, origin("challenger" if p.challenger else "champion")) for p in predictions]
+    write(settings, calls[:100], [])
+    joined = Joined(experiment(), PLAN, log_uri=settings.uri or "")
+    joined.refresh(experiment())
+    (before,) = joined.look(now_s=NOW)
+    write(settings, calls[100:], told(predictions))
+
+    joined.refresh(experiment())
+    (after,) = joined.look(now_s=NOW)
+    joined.close()
+
+    assert before.exposure[-1].champion < after.exposure[-1].champion
+    fresh = look(settings, NOW)
+    assert after.guarded == fresh.guarded
+    assert after.outcomes == fresh.outcomes
+
+
+def test_pairs_are_of_the_same_predictions(settings: LogSettings) -> None:
+    """In the shadow both variants' errors on the same rows stand side by side; rows of one alone are left out."""
+    predictions = [dataclasses.replace(p, failed=False) for p in traffic(6, 300)]
+    calls = [call(p, origin("champion", Mode.SHADOW)) for p in predictions]
+    copied = [p for i, p in enumerate(predictions) if i % 3]
+    calls += [call(p, origin("challenger", Mode.SHADOW), value=p.value + 1.0) for p in copied]
+    write(settings, calls, told(predictions))
+
+    observed = look(settings, NOW, Mode.SHADOW).observed
+
+    assert isinstance(observed, Pairs)
+    counted: dict[str, list[Prediction]] = defaultdict(list)
+    start: dict[str, float] = {}
+    for p in sorted(predictions, key=lambda p: p.served):
+        start.setdefault(whom(p), p.served)
+    for p in copied:
+        if p.served < start[whom(p)] + ENTITY_S and start[whom(p)] + ENTITY_S + WINDOW_S <= NOW:
+            counted[whom(p)].append(p)
+    order = sorted(counted, key=lambda e: (start[e], e))
+
+    def errors(shift: float) -> list[float]:
+        return [
+            sum(abs(p.value + shift - (in_time(p, "outcome") or 0)) for p in counted[e]
+                if in_time(p, "outcome") is not None)
+            for e in order
+        ]  # fmt: skip
+
+    np.testing.assert_allclose(observed.champion[3].total, errors(0.0))
+    np.testing.assert_allclose(observed.challenger[3].total, errors(1.0))
+
+
+def test_labels_are_compared_as_they_are_written(settings: LogSettings) -> None:
+    """A label of 1 was right when the outcome is 1, 1.0 or "1"."""
+    schema = Schema(
+        fields=SCHEMA.fields, output=Output(task=Task.CLASSIFICATION, classes=(0, 1), has_probabilities=False)
+    )
+    by = dataclasses.replace(origin("champion"), schema=schema)
+    other = dataclasses.replace(origin("challenger"), schema=schema)
+    predictions = [dataclasses.replace(p, failed=False, entity=p.id) for p in traffic(7, 8)]
+    calls = [
+        Call(origin=other if i % 2 else by, id=p.id, served_s=p.served, num_rows=1, entities=[p.id],
+             predictions=Predictions(labels=np.array([1])))
+        for i, p in enumerate(predictions)
+    ]  # fmt: skip
+    log, outcomes = open_log(settings), open_outcomes(settings)
+    assert log is not None
+    assert outcomes is not None
+    for one in calls:
+        log.put(one)
+    values: list[float | bool | str] = [1, 1.0, "1", 0, 0.0, "0", 1, "x"]
+    outcomes.put(
+        Outcomes(
+            [
+                Outcome(p.id, value, time=datetime.datetime.fromtimestamp(p.served, tz=datetime.UTC))
+                for p, value in zip(predictions, values, strict=True)
+            ],
+            BEGAN + 500,
+        )
+    )
+    log.close()
+    outcomes.close()
+    plan = Plan(metrics=(MetricPlan(name="right", measure="correct"),), outcome_window_s=10.0, entity_window_s=0.0)
+    joined = Joined(experiment(), plan, log_uri=settings.uri or "")
+    joined.refresh(experiment())
+    (phase,) = joined.look(now_s=BEGAN + 1000)
+    joined.close()
+
+    assert isinstance(phase.observed, Entities)
+    assert sorted(phase.observed.sums[0].total.tolist()) == [0.0] * 4 + [1.0] * 4
+
+
+def test_a_table_of_outcomes_is_the_same_as_messages(settings: LogSettings, tmp_path: Path) -> None:
+    """Imported from Parquet, with times, nulls left out."""
+    predictions = [p for p in traffic(8, 200) if "outcome" in p.outcomes]
+    write(settings, [call(p, origin("challenger" if p.challenger else "champion")) for p in predictions], [])
+    frame = pd.DataFrame(
+        {
+            "prediction_id": [p.id for p in predictions] + ["p0"],
+            "bought": [p.outcomes["outcome"][0] for p in predictions] + [None],
+            "at": pd.to_datetime([p.served + p.outcomes["outcome"][1] for p in predictions] + [BEGAN], unit="s",
+                                 utc=True),
+        }
+    )  # fmt: skip
+    frame.to_parquet(tmp_path / "told.parquet", index=False)
+
+    added = import_outcomes(
+        settings.uri or "", tmp_path / "told.parquet", id_column="prediction_id", value_column="bought",
+        time_column="at",
+    )  # fmt: skip
+
+    assert added == len(predictions)
+    observed = look(settings, NOW).observed
+    assert isinstance(observed, Entities)
+    expected = by_entity(predictions, NOW)
+    order = sorted(expected, key=lambda e: (expected[e][0].served, e))
+    assert observed.sums[0].total.tolist() == [sum(in_time(p, "outcome") or 0 for p in expected[e]) for e in order]

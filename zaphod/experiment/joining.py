@@ -1,0 +1,159 @@
+"""Joins an experiment's predictions with their outcomes, on disk, and adds them up for each entity.
+
+Files of the log are taken in once, into a DuckDB database of this reader's own: the columns that the plan needs,
+without doubles. A look adds up what is there; memory is bounded by DuckDB's limit and by one position an entity.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from zaphod.experiment.plan import Plan
+from zaphod.experiment.samples import PhaseData
+from zaphod.experiment.spec import Experiment
+from zaphod.experiment.sums import PhaseQuery
+from zaphod.monitoring.encode import FEATURE, LOG, OUTPUT
+from zaphod.monitoring.files import LogFiles
+from zaphod.monitoring.outcomes import OUTCOMES
+from zaphod.storage import open_storage
+
+_BATCH_ROWS = 262_144
+
+_TABLES = """
+CREATE TABLE predictions (
+    id VARCHAR, served DOUBLE, phase INTEGER, challenger BOOLEAN, entity VARCHAR, named BOOLEAN, failed BOOLEAN,
+    latency DOUBLE, label VARCHAR, value DOUBLE{extras}
+);
+CREATE TABLE others (id VARCHAR);
+CREATE TABLE outcomes (id VARCHAR, field VARCHAR, value DOUBLE, text VARCHAR, moment DOUBLE);
+CREATE TABLE doubled (id VARCHAR);
+"""
+
+
+class Joined:
+    """One reader's view of one experiment. Not for several threads."""
+
+    def __init__(self, experiment: Experiment, plan: Plan, *, log_uri: str, memory_limit: str = "1GB") -> None:
+        """log_uri: as the arms' `monitoring.uri`. Raises: ConfigError."""
+        self._experiment = experiment
+        self._plan = plan
+        self._folder = tempfile.TemporaryDirectory(prefix="zaphod-join-")
+        self._db = duckdb.connect(str(Path(self._folder.name) / "join.duckdb"))
+        self._db.execute(f"SET memory_limit = '{memory_limit}'")
+        self._db.execute("SET preserve_insertion_order = false")
+        self._covariates = list(dict.fromkeys(metric.covariate for metric in plan.metrics if metric.covariate))
+        self._segments = list(plan.segments)
+        covariates = "".join(f", covariate_{i} DOUBLE" for i in range(len(self._covariates)))
+        segments = "".join(f", segment_{i} VARCHAR" for i in range(len(self._segments)))
+        self._db.execute(_TABLES.format(extras=covariates + segments))
+        storage, started = open_storage(log_uri), experiment.phases[0].started_s
+        # Outcomes may come for predictions from before the experiment: those are no orphans.
+        since = started - plan.outcome_window_s
+        self._logs = LogFiles(storage, f"{LOG}/{experiment.model}", since_s=since)
+        self._outcomes = LogFiles(storage, OUTCOMES, since_s=started)
+
+    def close(self) -> None:
+        self._db.close()
+        self._folder.cleanup()
+
+    def refresh(self, experiment: Experiment) -> None:
+        """Takes in what is new. experiment: as it is now, perhaps in a later phase. Raises: StorageUnavailableError."""
+        self._experiment = experiment
+        # Outcomes first: their predictions were logged before them, and are all found then.
+        for path in self._outcomes.fresh():
+            self._take_outcomes(path)
+            self._outcomes.forget_copy(path)
+        for path in self._logs.fresh():
+            self._take_predictions(path)
+            self._logs.forget_copy(path)
+
+    def look(self, *, now_s: float) -> list[PhaseData]:
+        """Every phase of the experiment, as far as it goes."""
+        query = PhaseQuery(self._db, self._plan, mode=self._experiment.mode, now_s=now_s, covariates=self._covariates)
+        return [query.phase(phase) for phase in self._experiment.phases]
+
+    def _take_outcomes(self, path: Path) -> None:
+        for table in _tables(path, ["prediction_id", "field", "value", "text", "time"]):
+            self._db.register("fresh", table)
+            self._db.execute(
+                """CREATE OR REPLACE TEMP TABLE taken AS
+                SELECT prediction_id AS id, field, arg_min(value, time) AS value, arg_min(text, time) AS text,
+                    epoch_us(min(time)) / 1e6 AS moment, count(*) AS times
+                FROM fresh GROUP BY ALL"""
+            )
+            self._db.execute(
+                """INSERT INTO doubled SELECT id FROM taken, range(times - 1)
+                UNION ALL SELECT id FROM taken SEMI JOIN outcomes USING (id, field)"""
+            )
+            self._db.execute(
+                "INSERT INTO outcomes SELECT id, field, value, text, moment FROM taken "
+                "ANTI JOIN outcomes USING (id, field)"
+            )
+            self._db.unregister("fresh")
+
+    def _take_predictions(self, path: Path) -> None:
+        wanted = ["call", "row", "time", "experiment", "phase", "variant", "reason", "entity", "status", "latency_s"]
+        names = pq.read_schema(path).names
+        probabilities = [name for name in names if name.startswith(f"{OUTPUT}probability_")]
+        values = [f"{OUTPUT}value", f"{OUTPUT}score", *probabilities[-1:]]
+        features = [FEATURE + name for name in (*self._covariates, *self._segments)]
+        label = f"{OUTPUT}label"
+        for table in _tables(path, [*wanted, label, *values, *features]):
+            self._db.register("fresh", table)
+            extras = "".join(
+                [
+                    *(
+                        f", TRY_CAST({_name(FEATURE + n)} AS DOUBLE) AS covariate_{i}"
+                        for i, n in enumerate(self._covariates)
+                    ),
+                    *(f", CAST({_name(FEATURE + n)} AS VARCHAR) AS segment_{i}" for i, n in enumerate(self._segments)),
+                ]
+            )
+            value = ", ".join(f"TRY_CAST({_name(name)} AS DOUBLE)" for name in values)
+            self._db.execute(
+                f"""CREATE OR REPLACE TEMP TABLE taken AS
+                SELECT CASE WHEN "row" IS NULL THEN "call" ELSE "call" || '-' || "row" END AS id,
+                    epoch_us(time) / 1e6 AS served, phase, variant = 'challenger' AS challenger,
+                    entity, status = 'failed' AS failed, latency_s AS latency, CAST("{label}" AS VARCHAR) AS label,
+                    coalesce({value}) AS value, experiment IS NOT DISTINCT FROM ? AS mine{extras}
+                FROM fresh
+                WHERE status <> 'refused' AND reason IS DISTINCT FROM 'fallback'""",
+                [self._experiment.id],
+            )
+            self._db.execute("INSERT INTO others SELECT id FROM taken WHERE NOT mine")
+            # An event that is scored again has the same id: the first of its records that succeeded counts.
+            self._db.execute(
+                f"""INSERT INTO predictions
+                SELECT id, served, phase, challenger, coalesce(entity, id), entity IS NOT NULL, failed, latency, label,
+                    value{self._extra_names()}
+                FROM (SELECT *, row_number() OVER (PARTITION BY id, challenger ORDER BY failed, served) AS place
+                    FROM taken WHERE mine) AS new
+                ANTI JOIN predictions USING (id, challenger) WHERE place = 1"""
+            )
+            self._db.unregister("fresh")
+
+    def _extra_names(self) -> str:
+        covariates = "".join(f", covariate_{i}" for i in range(len(self._covariates)))
+        return covariates + "".join(f", segment_{i}" for i in range(len(self._segments)))
+
+
+def _tables(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """A few rows at a time, with every column that is asked for, null where the file has it not."""
+    file = pq.ParquetFile(path)
+    there = [name for name in columns if name in file.schema_arrow.names]
+    for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=there):
+        table = pa.Table.from_batches([batch])
+        for name in columns:
+            if name not in there:
+                table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
+        yield table
+
+
+def _name(column: str) -> str:
+    return '"' + column.replace('"', '""') + '"'

@@ -1,0 +1,155 @@
+"""A running experiment in an arm: splits rows between champion and challenger, and puts the answers together again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from zaphod.columns import Columns
+from zaphod.contender import Contender
+from zaphod.errors import PredictionError
+from zaphod.experiment.assignment import Splitter
+from zaphod.experiment.spec import Experiment, Mode
+from zaphod.monitoring.record import Origin
+from zaphod.predictor import Predictions
+from zaphod.schema import Schema
+from zaphod.shadow import ShadowWorker
+
+# A failed call of at most so many rows is tried row by row.
+_MAX_SINGLY = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows that one variant was asked about. rows: int64 positions, None for all. Either it answered or it failed."""
+
+    origin: Origin
+    rows: NDArray[np.int64] | None
+    latency_s: float
+    predictions: Predictions | None = None
+    error: PredictionError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Buckets of all rows, int64, and which of them are the challenger's, bool; shape (n_rows,) each."""
+
+    buckets: NDArray[np.int64]
+    challenger: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Who gets what depends on the phase and the ids alone.
+
+    fallback: the champion's origin for rows on which the challenger has failed. shadow: where copies go.
+    """
+
+    experiment: Experiment
+    champion: Contender
+    challenger: Contender
+    fallback: Origin
+    splitter: Splitter
+    threshold: int
+    shadow: ShadowWorker | None = None
+
+    @property
+    def inline(self) -> bool:
+        return self.experiment.mode is not Mode.AB or self.challenger.predictor.engine == "onnx"
+
+    def entities(self, schema: Schema, columns: Columns) -> Sequence[str | None] | pa.Array | None:
+        """From the field that the experiment names, a string or an integer; None when it names none."""
+        name = self.experiment.entity
+        if name is None:
+            return None
+        for position, field in enumerate(schema.string_fields):
+            if field.name == name:
+                return columns.strings[position]
+        for position, field in enumerate(schema.number_fields):
+            if field.name == name:
+                return [None if value != value else str(int(value)) for value in columns.numbers[:, position].tolist()]
+        return None
+
+    def split(self, ids: Sequence[str], entities: Sequence[str | None] | pa.Array | None) -> Split:
+        """A row without an entity is assigned by its prediction's id. ids: one a row."""
+        if entities is None:
+            buckets = self.splitter.buckets(ids)
+        elif isinstance(entities, pa.Array) and not entities.null_count:
+            buckets = self.splitter.buckets(entities)
+        else:
+            known = entities.to_pylist() if isinstance(entities, pa.Array) else entities
+            buckets = self.splitter.buckets([a if b is None else b for a, b in zip(ids, known, strict=True)])
+        return Split(buckets, buckets < self.threshold)
+
+    def ask(self, columns: Columns, split: Split) -> list[Part]:
+        """Each variant about its rows, and the champion about those on which the challenger failed."""
+        mine = split.challenger
+        if self.experiment.mode is not Mode.AB or not mine.any():
+            return [ask(self.champion, columns)]
+        if mine.all():
+            return self._challenge(columns, None)
+        theirs, rows = np.flatnonzero(~mine), np.flatnonzero(mine)
+        return [ask(self.champion, columns.take(theirs), rows=theirs), *self._challenge(columns.take(rows), rows)]
+
+    def _challenge(self, columns: Columns, rows: NDArray[np.int64] | None) -> list[Part]:
+        part = ask(self.challenger, columns, rows=rows)
+        if part.error is None:
+            return [part]
+        fallback = Contender(self.champion.predictor, self.fallback)
+        if not 1 < columns.num_rows <= _MAX_SINGLY:
+            return [part, ask(fallback, columns, rows=rows)]
+        # One row's failure must not be its neighbours'.
+        singly = [ask(self.challenger, columns.take(np.array([row]))).error for row in range(columns.num_rows)]
+        bad = np.array([error is not None for error in singly])
+        places = np.arange(columns.num_rows) if rows is None else rows
+        parts: list[Part] = []
+        if not bad.all():
+            good = np.flatnonzero(~bad)
+            parts.append(ask(self.challenger, columns.take(good), rows=places[good]))
+            if parts[0].error is not None:
+                return [part, ask(fallback, columns, rows=rows)]
+        worst = np.flatnonzero(bad)
+        if len(worst):
+            error = next(error for error in singly if error is not None)
+            parts.append(Part(self.challenger.origin, places[worst], part.latency_s, error=error))
+            parts.append(ask(fallback, columns.take(worst), rows=places[worst]))
+        return parts
+
+
+def ask(contender: Contender, columns: Columns, *, rows: NDArray[np.int64] | None = None) -> Part:
+    """columns: of these rows alone."""
+    began = time.perf_counter()
+    try:
+        predictions = contender.predict(columns)
+    except PredictionError as error:
+        return Part(contender.origin, rows, time.perf_counter() - began, error=error)
+    return Part(contender.origin, rows, time.perf_counter() - began, predictions)
+
+
+def merge(parts: Sequence[Part], num_rows: int) -> Predictions:
+    """The answers in the order of the rows; parts that failed have none."""
+    given = [(part.rows, part.predictions) for part in parts if part.predictions is not None]
+    if len(given) == 1:
+        return given[0][1]
+    order = np.argsort(np.concatenate([rows for rows, _ in given if rows is not None]), kind="stable")
+    assert len(order) == num_rows  # every row has one answer
+
+    def joined(values: Sequence[NDArray[np.generic] | None]) -> NDArray[np.generic] | None:
+        known = [value for value in values if value is not None]
+        return np.concatenate(known)[order] if known else None
+
+    def numbers(values: Sequence[NDArray[np.float64] | None]) -> NDArray[np.float64] | None:
+        known = [value for value in values if value is not None]
+        return np.concatenate(known)[order] if known else None
+
+    return Predictions(
+        labels=joined([answer.labels for _, answer in given]),
+        probabilities=numbers([answer.probabilities for _, answer in given]),
+        values=numbers([answer.values for _, answer in given]),
+        scores=numbers([answer.scores for _, answer in given]),
+    )
