@@ -11,8 +11,10 @@ from ray.serve import Application
 
 from deployments.asgi import OnlineApp
 from deployments.catalogue import Catalogue
+from deployments.grpc_methods import GrpcMethods
+from deployments.grpc_service import InferenceService
 from deployments.outcomes import OutcomeInbox
-from deployments.protocols.plain import Plain
+from deployments.protocols import every_protocol
 from deployments.scoring import Scoring
 from deployments.settings import ServeArgs
 from zaphod.monitoring.log import open_log
@@ -29,7 +31,7 @@ _FAST_ENV = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED")
 
 @serve.deployment(name="Ingress", max_ongoing_requests=64)
 @serve.ingress()
-class Ingress:
+class Ingress(GrpcMethods):
     """One replica: every model of the application, in process."""
 
     def __init__(self, args: ServeArgs) -> None:
@@ -49,11 +51,12 @@ class Ingress:
         self._models = {
             reference: ServedModel.open(registry, reference, recording=recording) for reference in args.models
         }
-        catalogue = Catalogue(self._models)
+        catalogue, scoring = Catalogue(self._models), Scoring()
+        self.service = InferenceService(catalogue, scoring=scoring, limits=args.limits)
         self._app = OnlineApp(
             catalogue,
-            protocols=[Plain(catalogue, limits=args.limits)],
-            scoring=Scoring(),
+            protocols=every_protocol(catalogue, limits=args.limits),
+            scoring=scoring,
             limits=args.limits,
             inbox=OutcomeInbox(self._outcomes, max_rows=args.limits.max_rows),
             slow_start=missing,

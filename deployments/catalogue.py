@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from deployments.protocols.base import Wanted
 from zaphod.errors import ModelNotFoundError
 from zaphod.registry import CHAMPION
 from zaphod.served import ServedModel, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which model a path names. version, alias: as the caller wrote them; None leaves the choice to the server."""
+
+    name: str
+    version: str | None = None
+    alias: str | None = None
+
+    @classmethod
+    def of(cls, name: str, selector: str | None) -> Wanted:
+        """A selector of digits is a version, another an alias."""
+        if selector is not None and selector.isascii() and selector.isdigit():
+            return cls(name=name, version=selector)
+        return cls(name=name, alias=selector)
 
 
 class Catalogue:
@@ -18,6 +34,15 @@ class Catalogue:
 
     def snapshots(self) -> dict[str, Snapshot]:
         return {reference: served.snapshot() for reference, served in self.models.items()}
+
+    def named(self, name: str) -> list[Snapshot]:
+        return [served.snapshot() for served in self.models.values() if served.reference.name == name]
+
+    def first(self) -> Wanted:
+        """The model that answers where a protocol has no room for a name: the first in the settings."""
+        reference = next(iter(self.models.values())).reference
+        version = None if reference.version is None else str(reference.version)
+        return Wanted(name=reference.name, version=version, alias=reference.alias)
 
     def find(self, wanted: Wanted) -> ServedModel:
         """The model under this very reference, or one of this name that follows the alias or holds the version now.

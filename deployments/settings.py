@@ -10,13 +10,16 @@ from zaphod.shadow import ShadowSettings
 
 
 class Limits(Settings):
-    """What a request may be at most. Beyond it the answer is 413, before anything is decoded."""
+    """What a request may be at most. Beyond it the answer is 413."""
 
     max_body_bytes: pydantic.PositiveInt = 8 * 1024 * 1024
     """Bytes in a request body."""
 
     max_rows: pydantic.PositiveInt = 10_000
     """Rows in one request."""
+
+    max_decoded_bytes: pydantic.PositiveInt = 64 * 1024 * 1024
+    """What Parquet pages and Arrow dictionaries in a body may unpack to, in bytes."""
 
 
 class ServeArgs(Settings):

@@ -37,6 +37,7 @@ class Server:
 
     home: Path
     url: str
+    grpc: str
     process: subprocess.Popen[bytes]
     log: Path
 
@@ -53,6 +54,11 @@ def start_server(home: Path, *, registry: str, references: list[str]) -> Server:
     port = machine.free_port()
     config["http_options"]["port"] = port
     config["applications"][0]["args"] |= {"registry": registry, "models": references}
+    grpc_port = machine.free_port()
+    config["grpc_options"] = {
+        "port": grpc_port,
+        "grpc_servicer_functions": ["deployments.protocols.messages.add_to_server"],
+    }
     home.mkdir(parents=True, exist_ok=True)
     (home / "serve.yaml").write_text(yaml.safe_dump(config))
     log = home / "launcher.log"
@@ -62,7 +68,7 @@ def start_server(home: Path, *, registry: str, references: list[str]) -> Server:
     ]  # fmt: skip
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=home, stdout=output, stderr=subprocess.STDOUT, env=dict(os.environ))
-    server = Server(home=home, url=f"http://127.0.0.1:{port}", process=process, log=log)
+    server = Server(home=home, url=f"http://127.0.0.1:{port}", grpc=f"127.0.0.1:{grpc_port}", process=process, log=log)
     wait_for(
         lambda: process.poll() is not None or "Ctrl-C stops" in log.read_text(errors="replace"),
         timeout_s=110,

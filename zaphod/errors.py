@@ -5,12 +5,18 @@ ZaphodError
 ├── InvalidInputError           the caller's data is wrong; never retried
 │   ├── DecodeError             the bytes are not what their type says
 │   ├── SchemaMismatchError     a table lacks a column or has one of another type
+│   ├── UnsupportedTypeError    bytes of a type, or compressed in a way, that is not taken
 │   └── LimitExceededError      too large, too deep or too many rows
+├── AccessError
+│   ├── UnauthenticatedError    no key, or one that is not known
+│   └── ForbiddenError          a known key that may not do this
+├── SlowRequestError            the caller took too long to send the request
 ├── ModelError
 │   ├── ModelNotFoundError      no such model, version or alias
 │   ├── ModelLoadError          a bundle that is broken, tampered with or not trusted
 │   ├── PackagingError          an estimator that cannot be packaged
 │   ├── GateError               a version that has not passed the offline gate
+│   ├── PredictionTimeoutError  the model took too long
 │   └── PredictionError         the model failed on input that was valid
 ├── RegistryConflictError       somebody else changed the registry first; read and retry
 ├── StorageUnavailableError     the registry's storage cannot be reached at the moment; retried
@@ -59,6 +65,28 @@ class LimitExceededError(InvalidInputError):
     """A body, a row count or a depth is over its limit."""
 
 
+class UnsupportedTypeError(InvalidInputError):
+    """The request's content type or content encoding is not one that is taken."""
+
+
+class AccessError(ZaphodError):
+    """The caller may not do this."""
+
+
+class UnauthenticatedError(AccessError):
+    """The request has no API key, or one that nobody was given."""
+
+
+class ForbiddenError(AccessError):
+    """The API key does not cover what was asked."""
+
+
+class SlowRequestError(ZaphodError):
+    """The request did not arrive in time."""
+
+    retryable = True
+
+
 class ModelError(ZaphodError):
     """Something about the model, not about the data."""
 
@@ -77,6 +105,12 @@ class PackagingError(ModelError):
 
 class GateError(ModelError):
     """The version has not passed the offline gate, so it may not become champion."""
+
+
+class PredictionTimeoutError(ModelError):
+    """The model did not answer in time."""
+
+    retryable = True
 
 
 class PredictionError(ModelError):

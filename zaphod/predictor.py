@@ -27,6 +27,11 @@ class Predictions:
     values: NDArray[np.float64] | None = None
     scores: NDArray[np.float64] | None = None
 
+    @property
+    def num_rows(self) -> int:
+        parts = (self.labels, self.probabilities, self.values, self.scores)
+        return next((len(part) for part in parts if part is not None), 0)
+
 
 class Predictor(Protocol):
     """A loaded model. Safe to call from several threads at once."""

@@ -1,1 +1,19 @@
 """The languages a prediction may be asked in: each turns a request into columns and predictions into a response."""
+
+from __future__ import annotations
+
+from deployments.catalogue import Catalogue
+from deployments.protocols.base import Protocol
+from deployments.protocols.mlflow import MLflow
+from deployments.protocols.openinference import OpenInference
+from deployments.protocols.plain import Plain
+from deployments.settings import Limits
+
+
+def every_protocol(catalogue: Catalogue, *, limits: Limits) -> tuple[Protocol, ...]:
+    """All that are spoken over HTTP; the first is also the form of errors on paths that are nobody's."""
+    return (
+        Plain(catalogue, limits=limits),
+        OpenInference(catalogue, limits=limits),
+        MLflow(catalogue, limits=limits),
+    )

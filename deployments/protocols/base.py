@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol as Interface
 from typing import TypeAlias
 
 import msgspec
 
+from deployments.catalogue import Wanted
 from zaphod.columns import Columns
-from zaphod.errors import ZaphodError
-from zaphod.served import Scored, Snapshot
+from zaphod.errors import DecodeError, UnsupportedTypeError, ZaphodError
+from zaphod.served import Scored, Snapshot, Stamp
 
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
@@ -51,15 +52,6 @@ class Question(msgspec.Struct, frozen=True, gc=False):
     form: object = None
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which model a path names. version, alias: as the caller wrote them; None leaves the choice to the server."""
-
-    name: str
-    version: str | None = None
-    alias: str | None = None
-
-
 class Protocol(Interface):
     """One language. Instances are shared by all requests of a replica and hold no state of any of them."""
 
@@ -89,6 +81,31 @@ class Protocol(Interface):
     def inform(self, path: str) -> Response | None:
         """Answers GET: metadata, health. None when the path is not this protocol's. Raises: ModelNotFoundError."""
         ...
+
+
+def check_encoding(request: Request) -> None:
+    """Said once a body could not be read, so that nobody looks for the mistake in the JSON.
+
+    Nothing is ever decompressed: a small body may grow a thousandfold. Raises: UnsupportedTypeError.
+    """
+    if request.header(b"content-encoding") not in (b"", b"identity"):
+        raise UnsupportedTypeError("Expected a body without Content-Encoding, got a compressed one")
+
+
+def nan_as_null(body: bytes) -> bytes:
+    """JSON as Python writes it: `NaN` is not JSON, but it is what clients send for a null in a frame or an array.
+
+    Raises: DecodeError when it is not even that; infinity is refused.
+    """
+    try:
+        return msgspec.json.encode(json.loads(body, parse_constant=_null_of))
+    except (ValueError, RecursionError) as error:
+        raise DecodeError("Expected JSON, got something else") from error
+
+
+def _null_of(constant: str) -> None:
+    if constant != "NaN":
+        raise ValueError
 
 
 def stamp_headers(scored: Scored) -> tuple[tuple[bytes, bytes], ...]:
