@@ -18,6 +18,12 @@ class Limits(Settings):
     max_rows: pydantic.PositiveInt = 10_000
     """Rows in one request."""
 
+    body_timeout_s: pydantic.PositiveFloat = 10.0
+    """Seconds for a request's body to arrive in; then 408."""
+
+    predict_timeout_s: pydantic.PositiveFloat = 20.0
+    """Seconds for a prediction; then 504. Keep it under `request_timeout_s` of `http_options`."""
+
     max_decoded_bytes: pydantic.PositiveInt = 64 * 1024 * 1024
     """What Parquet pages and Arrow dictionaries in a body may unpack to, in bytes."""
 
@@ -39,3 +45,6 @@ class ServeArgs(Settings):
 
     shadow: ShadowSettings = ShadowSettings()
     """The process in which a challenger in the shadow scores copies, one for each replica."""
+    keys_file: str | None = None
+    """File with the API keys (`zaphod keys add`); a relative one starts where `registry` does. Without it, and without
+    ZAPHOD_API_KEYS in the environment, everybody who reaches the port may predict."""

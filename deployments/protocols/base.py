@@ -12,7 +12,7 @@ import msgspec
 from deployments.catalogue import Wanted
 from zaphod.columns import Columns
 from zaphod.errors import DecodeError, UnsupportedTypeError, ZaphodError
-from zaphod.served import Scored, Snapshot, Stamp
+from zaphod.served import Scored, Snapshot
 
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 

@@ -35,7 +35,9 @@ def read(schema: Schema, body: bytes, *, max_rows: int, max_bytes: int) -> pa.Ta
         names = set(schema.names)
         wanted = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path in names]
         _check_pages(metadata, wanted, body, max_bytes=max_bytes)
-        strings = [field.name for field in schema.string_fields]
+        # Read as dictionaries: a long string that every row refers to is then in memory once.
+        columns = [metadata.schema.column(i) for i in wanted]
+        strings = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
         with pq.ParquetFile(io.BytesIO(body), read_dictionary=strings, pre_buffer=False) as file:
             present = [name for name in file.schema_arrow.names if name in names]
             check_types(pa.schema([file.schema_arrow.field(name) for name in present]))
