@@ -26,7 +26,7 @@ def add(
     model: Annotated[
         list[str] | None, typer.Option(help="a model it covers; may be given again; none means all")
     ] = None,
-    manage: Annotated[bool, typer.Option("--manage", help="it may also call the management routes")] = False,  # noqa: FBT002  # a flag of the command
+    manage: Annotated[bool, typer.Option("--manage", help="it may also call the management routes")] = False,  # noqa: FBT002
 ) -> None:
     """Makes a key and shows it once: the file keeps its hash only."""
     keys = _read(file)
