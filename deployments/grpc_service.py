@@ -119,7 +119,7 @@ class InferenceService:
         names = [output.name for output in request.outputs]
         check_names(snapshot.schema, names)
         columns = to_columns(snapshot, _tensors(request), max_rows=self._limits.max_rows)
-        scored = await self._scoring.score(snapshot, Question(columns, id=request.id or None))
+        scored = await self._scoring.score(snapshot, Question(columns))
         frame = request.parameters["content_type"].string_param == "pd" if request.parameters else False
         return _answer(request, snapshot, scored, names=names, frame=frame, context=context)
 
@@ -168,7 +168,9 @@ def _answer(
 ) -> Any:
     stamp = scored.stamps[0]
     answer = message("ModelInferResponse")(model_name=stamp.model, model_version=str(stamp.version), id=request.id)
-    answer.parameters["variant"].string_param = stamp.variant
+    answer.parameters["variant"].string_param = stamp.variant if scored.stamp_index is None else "mixed"
+    if isinstance(scored.ids, str):
+        answer.parameters["prediction_id"].string_param = scored.ids
     if frame:
         answer.parameters["content_type"].string_param = "pd"
     for output in to_outputs(snapshot.schema, scored, names=names, frame=frame):

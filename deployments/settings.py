@@ -45,6 +45,7 @@ class ServeArgs(Settings):
 
     shadow: ShadowSettings = ShadowSettings()
     """The process in which a challenger in the shadow scores copies, one for each replica."""
+
     keys_file: str | None = None
     """File with the API keys (`zaphod keys add`); a relative one starts where `registry` does. Without it, and without
     ZAPHOD_API_KEYS in the environment, everybody who reaches the port may predict."""

@@ -117,7 +117,10 @@ class MLflow:
         if predictions.scores is not None:
             document["scores"] = predictions.scores.tolist()
         document |= {"model": stamp.model, "version": stamp.version, "variant": stamp.variant}
+        if scored.ids is not None:
+            document["prediction_id"] = scored.ids
         if scored.stamp_index is not None:
+            document["variant"] = "mixed"
             document["variants"] = [scored.stamp_of(row).variant for row in range(predictions.num_rows)]
         return Response(200, self._encoder.encode(document), headers=stamp_headers(scored))
 

@@ -67,15 +67,16 @@ class _Infer(msgspec.Struct):
 
 
 class _Form(msgspec.Struct, frozen=True, gc=False):
-    """How the caller wants the answer. binary: the outputs to send as bytes; None means by `all_binary`."""
+    """How the caller wants the answer. id: the caller's, given back. binary: the outputs to send as bytes."""
 
+    id: str | None
     names: tuple[str, ...]
     binary: frozenset[str]
     all_binary: bool
     frame: bool
 
 
-_PLAIN_FORM = _Form(names=(), binary=frozenset(), all_binary=False, frame=False)
+_PLAIN_FORM = _Form(id=None, names=(), binary=frozenset(), all_binary=False, frame=False)
 _RANGES = {
     **{f"UINT{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)},
     **{f"INT{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
@@ -138,13 +139,15 @@ class OpenInference:
         columns = to_columns(snapshot, tensors, max_rows=self._limits.max_rows)
         form = _form(infer)
         check_names(snapshot.schema, form.names)
-        return Question(columns, id=infer.id, form=form)
+        return Question(columns, form=form)
 
     def encode(self, snapshot: Snapshot, question: Question, scored: Scored) -> Response:
         form = question.form if isinstance(question.form, _Form) else _PLAIN_FORM
         outputs = to_outputs(snapshot.schema, scored, names=form.names, frame=form.frame)
         stamp = scored.stamps[0]
-        parameters: dict[str, object] = {"variant": stamp.variant}
+        parameters: dict[str, object] = {"variant": stamp.variant if scored.stamp_index is None else "mixed"}
+        if isinstance(scored.ids, str):
+            parameters["prediction_id"] = scored.ids
         if form.frame:
             parameters["content_type"] = _FRAME
         document: dict[str, object] = {
@@ -152,8 +155,8 @@ class OpenInference:
             "model_version": str(stamp.version),
             "parameters": parameters,
         }
-        if question.id is not None:
-            document["id"] = question.id
+        if form.id is not None:
+            document["id"] = form.id
         if not (form.all_binary or form.binary):
             document["outputs"] = [_to_json(output) for output in outputs]
             return Response(200, self._encoder.encode(document), headers=stamp_headers(scored))
@@ -272,12 +275,13 @@ def _wanted(found: re.Match[str]) -> Wanted:
 
 
 def _form(infer: _Infer) -> _Form:
-    if infer.parameters is None and infer.outputs is None:
+    if infer.parameters is None and infer.outputs is None and infer.id is None:
         return _PLAIN_FORM
     parameters = infer.parameters or {}
     outputs = infer.outputs or []
     all_binary = parameters.get("binary_data_output") is True
     return _Form(
+        id=infer.id,
         names=tuple(output.name for output in outputs),
         binary=frozenset(
             output.name for output in outputs if (output.parameters or {}).get("binary_data", all_binary) is True
