@@ -53,7 +53,9 @@ def _at_home(settings: BatchSettings, home: Path) -> BatchSettings:
     changes: dict[str, object] = {
         name: from_home(getattr(settings, name), home) for name in ("input", "output", "registry")
     }
-    changes["ray_env"] = home / settings.ray_env
+    changes |= {"ray_env": home / settings.ray_env, "gate": home / settings.gate}
+    if settings.report is not None:
+        changes["report"] = home / settings.report
     if settings.delta is not None:
         changes["delta"] = from_home(settings.delta, home)
     if settings.sql is not None:
@@ -110,6 +112,8 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
         highlight=False,
     )
     console.print(f"predictions  {outcome.predictions}", highlight=False, soft_wrap=True)
+    for report in outcome.reports:
+        console.print(f"report       {report}", highlight=False, soft_wrap=True)
     for target in outcome.delivered:
         console.print(f"delivered to {target}", highlight=False, soft_wrap=True)
     if manifest.rows_rejected or manifest.corrupt_files:
@@ -124,9 +128,7 @@ def _command() -> Any:  # what typer inspects
 
     def command(**values: Any) -> None:
         config, dry_run = values.pop("config"), values.pop("dry_run")
-        flags = {
-            name: list(value) if isinstance(value, list) and value else value or None for name, value in values.items()
-        }
+        flags = {name: None if value == [] else value for name, value in values.items()}
         sys.exit(run(config=config, dry_run=dry_run, flags=flags))
 
     parameters = [
@@ -134,8 +136,10 @@ def _command() -> Any:  # what typer inspects
         _option("dry_run", bool, default=False, help_text="check everything and score nothing"),
     ]
     for name, field in BatchSettings.model_fields.items():
-        many = field.annotation == tuple[str, ...]
-        parameters.append(_option(name, list[str] if many else str, None, help_text=field.description or ""))
+        kind: type = bool if field.annotation is bool else str
+        if field.annotation == tuple[str, ...]:
+            kind = list[str]
+        parameters.append(_option(name, kind, None, help_text=field.description or ""))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
     command.__doc__ = __doc__
     return command
@@ -143,6 +147,9 @@ def _command() -> Any:  # what typer inspects
 
 def _option(name: str, kind: type, default: object, *, help_text: str) -> inspect.Parameter:
     flag = f"--{name.replace('_', '-')}"
+    if kind is bool and default is None:
+        # A switch that a file has set can be taken back.
+        flag = f"{flag}/--no{flag.removeprefix('-')}"
     annotation = Annotated[kind if default is not None else kind | None, typer.Option(flag, help=help_text)]  # type: ignore[valid-type]  # made at run time
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
@@ -15,7 +17,7 @@ from rich.console import Console
 from batch import progress
 from batch.carry import carry_over
 from batch.commit import Receipt, Staging, now
-from batch.deliver import destinations, load_of
+from batch.deliver import Destination, Load, destinations, load_of
 from batch.manifest import Manifest, Timing, make_manifest, task_seconds
 from batch.plan import Unit
 from batch.preflight import Preflight, preflight
@@ -39,13 +41,16 @@ class RejectLimitError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A published run. unchanged: it was published before, nothing was scored. delivered: where it was brought now."""
+    """A published run. unchanged: it was published before, nothing was scored. delivered: where it was brought now.
+    reports: files that describe it.
+    """
 
     manifest: Manifest
     predictions: str
     rejects: str
     unchanged: bool
-    delivered: tuple[str, ...]
+    delivered: tuple[str, ...] = ()
+    reports: tuple[Path, ...] = ()
 
 
 @dataclass
@@ -95,25 +100,35 @@ class Job:
         # Before the work: a package that is missing is found now, not after an hour.
         targets = destinations(self._settings) if self._settings.sample is None else []
         outcome = self._run(ready, staging)
-        if not targets:
-            return outcome
-        self._on_step("delivering")
-        output, run = staging.output, staging.published
         load = load_of(
-            Location(uri=f"{output.uri}/{run}", filesystem=output.filesystem, path=output.child(run)),
+            self._published(staging),
             run_id=staging.run_id,
             files=outcome.manifest.files,
             kept=ready.work.kept_schema,
             keys=self._settings.upsert_by,
         )
-        if load is None:
-            return outcome
+        delivered = [] if load is None else self._deliver(targets, load)
+        reports: list[Path] = []
+        if self._settings.report is not None:
+            from batch.describe import describe  # scipy and the statistics, a second that others need not wait
+
+            self._say("measuring for the report")
+            reports = describe(staging, outcome.manifest, ready, load, settings=self._settings, environ=os.environ)
+        return dataclasses.replace(outcome, delivered=tuple(delivered), reports=tuple(reports))
+
+    def _deliver(self, targets: Sequence[Destination], load: Load) -> list[str]:
+        """Where it was brought now."""
+        self._on_step("delivering")
         delivered = []
         for target in targets:
             if target.deliver(load):
                 delivered.append(target.name)
                 self._on_step("delivered")
-        return dataclasses.replace(outcome, delivered=tuple(delivered))
+        return delivered
+
+    def _published(self, staging: Staging) -> Location:
+        output, run = staging.output, staging.published
+        return Location(uri=f"{output.uri}/{run}", filesystem=output.filesystem, path=output.child(run))
 
     def _run(self, ready: Preflight, staging: Staging) -> Outcome:
         if staging.is_published():
@@ -238,7 +253,6 @@ class Job:
             predictions=f"{run}/predictions",
             rejects=f"{run}/rejects",
             unchanged=unchanged,
-            delivered=(),
         )
 
 

@@ -91,7 +91,8 @@ def make_plan(
     # Limits, places and numbers of tasks are left out: they do not change a byte.
     decisive: list[object] = [_LAYOUT, bundle_sha256, kept, settings.columns, settings.partition_by, settings.truth]
     decisive += [settings.csv_delimiter, settings.csv_null_values, settings.unit_rows, settings.batch_rows]
-    recipe = _hash([*decisive, settings.keep])
+    decisive += [settings.keep, settings.file_rows]
+    recipe = _hash(decisive)
     identity: list[object] = [recipe, settings.sample, settings.on_corrupt]
     identity += [[file.path, file.size_bytes, file.mtime_ns] for file in ordered]
     return Plan(run_id=f"{model.replace('@', '-v')}-{_hash(identity)}", recipe=recipe, files=ordered, units=units)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from batch.model import Model
 from batch.rows import Batch, check
-from batch.summary import Summary, agreement_of, errors_of, summarise
+from batch.summary import Summary, agreement_of, count_drift, errors_of, summarise
 from zaphod import outputs
-from zaphod.columns import Decoded
+from zaphod.columns import Columns, Decoded
 from zaphod.errors import ConfigError, SchemaMismatchError
 from zaphod.predictor import Predictions
 
@@ -63,6 +63,7 @@ def predict(ask: Ask, batch: Batch, decoded: Decoded, kept: pa.Table) -> Predict
         matched = _take(asked.predictions, asked.places[both])
         summary = msgspec.structs.replace(
             summary,
+            challenger_drift=asked.drift,
             agreement=agreement_of(_take(given, both), matched),
             challenger_errors=None
             if truth is None
@@ -86,10 +87,14 @@ def keep_columns(table: pa.Table, kept: pa.Schema | Sequence[str]) -> pa.Table:
 
 @dataclass(frozen=True, slots=True)
 class _Challenged:
-    """places: int64, for each row of the champion's its place in `predictions`, -1 where the challenger refuses it."""
+    """places: int64, for each row of the champion's its place in `predictions`, -1 where the challenger refuses it.
+
+    drift: counts on the challenger's profile.
+    """
 
     predictions: Predictions
     places: NDArray[np.int64]
+    drift: tuple[tuple[int, ...], ...] = ()
 
     @property
     def rows(self) -> int:
@@ -98,13 +103,19 @@ class _Challenged:
 
 def _challenge(challenger: Model, champion: Model, batch: Batch, decoded: Decoded) -> _Challenged:
     if challenger.schema.fields == champion.schema.fields:
-        return _Challenged(challenger.predictor.predict(decoded.columns), np.arange(len(decoded.kept), dtype=np.int64))
+        return _ask(challenger, decoded.columns, np.arange(len(decoded.kept), dtype=np.int64))
     theirs = check(challenger.schema, batch)
     places = np.full(batch.table.num_rows, -1, dtype=np.int64)
     places[theirs.kept] = np.arange(len(theirs.kept))
     if not len(theirs.kept):
         return _Challenged(Predictions(), places[decoded.kept])
-    return _Challenged(challenger.predictor.predict(theirs.columns), places[decoded.kept])
+    return _ask(challenger, theirs.columns, places[decoded.kept])
+
+
+def _ask(challenger: Model, columns: Columns, places: NDArray[np.int64]) -> _Challenged:
+    predictions = challenger.predictor.predict(columns)
+    drift = count_drift(challenger.schema, challenger.profile, columns, predictions)
+    return _Challenged(predictions, places, drift)
 
 
 def _columns(model: Model, predictions: Predictions, wanted: Sequence[str]) -> dict[str, pa.Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -21,7 +22,7 @@ from batch.rows import CorruptFileError, check
 from batch.score import Work
 from batch.settings import BatchSettings, OnCorrupt
 from batch.source import Inspected
-from zaphod.columns import from_table
+from zaphod.columns import Columns, from_table
 from zaphod.errors import BatchError, ConfigError, InvalidInputError
 from zaphod.location import Location, locate
 from zaphod.schema import Schema, Task
@@ -88,6 +89,7 @@ def preflight(settings: BatchSettings) -> Preflight:
         columns=settings.columns,
         truth=settings.truth,
         partition_by=settings.partition_by,
+        file_rows=settings.file_rows,
         csv_delimiter=settings.csv_delimiter,
         csv_null_values=settings.csv_null_values,
         on_corrupt=settings.on_corrupt,
@@ -114,6 +116,20 @@ def preflight(settings: BatchSettings) -> Preflight:
         estimate = _estimate(plan, work, ask, location)
         _check_space(estimate, free_bytes)
     return Preflight(plan=plan, work=work, ask=ask, estimate=estimate, free_bytes=free_bytes)
+
+
+def first_rows(ready: Preflight, schema: Schema, *, num_rows: int) -> Columns:
+    """What a model takes of the first rows of a file that it can score. Raises: InvalidInputError when none fit."""
+    location = locate(ready.work.input)
+    for unit in ready.plan.units:
+        if unit.problem is not None:
+            continue
+        few = msgspec.structs.replace(unit, num_rows=min(unit.num_rows or num_rows, num_rows))
+        with contextlib.suppress(CorruptFileError):
+            batch = next(source.read(location, few, ready.work.wanted(ready.ask), batch_rows=num_rows), None)
+            if batch is not None and len((decoded := check(schema, batch)).kept):
+                return decoded.columns
+    raise InvalidInputError(f"Expected rows that fit the model in the first {num_rows} of a file, got none")
 
 
 def check_inputs(

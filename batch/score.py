@@ -38,6 +38,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     columns: tuple[str, ...]
     truth: str | None
     partition_by: tuple[str, ...]
+    file_rows: int | None
     csv_delimiter: str
     csv_null_values: tuple[str, ...]
     on_corrupt: OnCorrupt
@@ -106,7 +107,9 @@ def _score(unit: Unit, work: Work, ask: Ask) -> Receipt:
     seconds = _Seconds()
     kept_schema = work.kept_schema
     staging = Staging.open(work.output, work.run_id)
-    predictions = PartitionedWriter(staging, "predictions", f"{unit.id}.parquet", partition_by=work.partition_by)
+    predictions = PartitionedWriter(
+        staging, "predictions", unit.id, partition_by=work.partition_by, file_rows=work.file_rows
+    )
     rejects = PartWriter(staging, f"rejects/{unit.id}.parquet")
     problems: Counter[tuple[str, str]] = Counter()
     summaries: list[Summary] = []

@@ -85,6 +85,9 @@ class BatchSettings(Settings):
     sample: pydantic.PositiveInt | None = None
     """Score this many rows only. The run is published beside the others; `current.json` does not name it."""
 
+    file_rows: pydantic.PositiveInt | None = None
+    """Rows in a file of predictions at most; what a unit gives is one file if not set."""
+
     unit_rows: pydantic.PositiveInt = 500_000
     """Rows in a unit at most, where the file's row groups allow it: a larger file becomes several units."""
 
@@ -109,6 +112,12 @@ class BatchSettings(Settings):
 
     progress_interval_s: pydantic.PositiveFloat = 5.0
     """Seconds between two lines of progress where the output is no terminal."""
+
+    report: Path | None = None
+    """Where to write a report with pictures, .html; with `truth` the offline validation's report is put beside it."""
+
+    gate: Path = Path("configs/validation.yaml")
+    """The rules of that validation; the defaults where there is no such file."""
 
     ray_env: Path = Path("configs/ray.env")
     """Ray's environment, for a job that starts its own Ray."""

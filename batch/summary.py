@@ -58,10 +58,12 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Of one unit, or of several.
 
     drift: counts on the profile's bins, fields then outputs, of a fixed part of the rows; empty without a profile.
+    challenger_drift: likewise, on the profile of the challenger.
     """
 
     columns: tuple[ColumnSum, ...]
     drift: tuple[tuple[int, ...], ...] = ()
+    challenger_drift: tuple[tuple[int, ...], ...] = ()
     errors: ErrorSum | None = None
     challenger_errors: ErrorSum | None = None
     agreement: Agreement | None = None
@@ -74,11 +76,18 @@ def summarise(schema: Schema, profile: Profile | None, columns: Columns, predict
         nulls = values.null_count if isinstance(values, pa.Array) else values.count(None)
         sums.append(ColumnSum(name=field.name, rows=columns.num_rows, nulls=nulls))
     sums += [_sum(name, values) for name, values in _outputs(schema, predictions)]
+    return Summary(columns=tuple(sums), drift=count_drift(schema, profile, columns, predictions))
+
+
+def count_drift(
+    schema: Schema, profile: Profile | None, columns: Columns, predictions: Predictions
+) -> tuple[tuple[int, ...], ...]:
+    """The first rows on the profile's bins, fields then outputs; empty without a profile."""
     if profile is None:
-        return Summary(columns=tuple(sums))
+        return ()
     head = np.arange(min(_DRIFT_ROWS, columns.num_rows))
     counts = [*count_columns(profile, schema, columns.take(head)), *count_outputs(profile, schema, _head(predictions))]
-    return Summary(columns=tuple(sums), drift=tuple(tuple(each.tolist()) for each in counts))
+    return tuple(tuple(each.tolist()) for each in counts)
 
 
 def errors_of(schema: Schema, predictions: Predictions, truth: pa.Array) -> ErrorSum:
@@ -133,13 +142,18 @@ def add_up(summaries: Iterable[Summary]) -> Summary | None:
 def _add(one: Summary, other: Summary) -> Summary:
     return Summary(
         columns=tuple(_add_columns(a, b) for a, b in zip(one.columns, other.columns, strict=True)),
-        drift=tuple(
-            tuple(x + y for x, y in zip(a, b, strict=True)) for a, b in zip(one.drift, other.drift, strict=True)
-        ),
+        drift=_add_counts(one.drift, other.drift),
+        challenger_drift=_add_counts(one.challenger_drift, other.challenger_drift),
         errors=_add_errors(one.errors, other.errors),
         challenger_errors=_add_errors(one.challenger_errors, other.challenger_errors),
         agreement=_add_agreement(one.agreement, other.agreement),
     )
+
+
+def _add_counts(one: tuple[tuple[int, ...], ...], other: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    if not one or not other:
+        return one or other
+    return tuple(tuple(x + y for x, y in zip(a, b, strict=True)) for a, b in zip(one, other, strict=True))
 
 
 def _add_columns(one: ColumnSum, other: ColumnSum) -> ColumnSum:

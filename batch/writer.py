@@ -55,18 +55,62 @@ class PartWriter:
         return OutputFile(path=self._path, sha256=self._sink.sha256, bytes=self._sink.num_bytes, rows=self.num_rows)
 
 
-class PartitionedWriter:
-    """The files of a unit, one for each combination of values of some columns; a single one when there are none.
+class _FolderWriter:
+    """A unit's files in one folder: one, or as many as `file_rows` makes of its rows."""
 
-    As many writers are open at once as the unit has combinations.
+    def __init__(self, staging: Staging, path: str, *, file_rows: int | None) -> None:
+        self._staging = staging
+        self._path = path
+        self._file_rows = file_rows
+        self._parts: list[PartWriter] = []
+        self._open = contextlib.ExitStack()
+
+    @property
+    def num_rows(self) -> int:
+        return sum(part.num_rows for part in self._parts)
+
+    def write(self, table: pa.Table, *, stack: contextlib.ExitStack) -> None:
+        while table.num_rows:
+            room = self._room(table)
+            if room == 0:
+                # One that is full need not stay in memory. Without a receipt it is no part of the run.
+                self._open.close()
+                self._open = stack.enter_context(contextlib.ExitStack())
+                self._parts.append(PartWriter(self._staging, self._name()))
+                room = self._room(table)
+            self._parts[-1].write(table.slice(0, room), stack=self._open)
+            table = table.slice(room)
+
+    def written(self) -> list[OutputFile]:
+        return [part.written() for part in self._parts]
+
+    def _room(self, table: pa.Table) -> int:
+        """How many of the rows the last file still takes."""
+        if not self._parts:
+            return 0
+        left = table.num_rows if self._file_rows is None else self._file_rows - self._parts[-1].num_rows
+        return min(left, int(table.num_rows))
+
+    def _name(self) -> str:
+        return f"{self._path}.parquet" if self._file_rows is None else f"{self._path}-{len(self._parts):04d}.parquet"
+
+
+class PartitionedWriter:
+    """The files of a unit: in a folder for each combination of values of some columns, or all in one.
+
+    name: of a file, without its ending. file_rows: rows in a file at most. As many writers are open at once as the unit
+    has combinations.
     """
 
-    def __init__(self, staging: Staging, folder: str, name: str, *, partition_by: Sequence[str]) -> None:
+    def __init__(
+        self, staging: Staging, folder: str, name: str, *, partition_by: Sequence[str], file_rows: int | None
+    ) -> None:
         self._staging = staging
         self._folder = folder
         self._name = name
         self._partition_by = list(partition_by)
-        self._writers: dict[str, PartWriter] = {}
+        self._file_rows = file_rows
+        self._writers: dict[str, _FolderWriter] = {}
 
     @property
     def num_rows(self) -> int:
@@ -90,11 +134,12 @@ class PartitionedWriter:
 
     def written(self) -> tuple[OutputFile, ...]:
         """After the stack has closed."""
-        return tuple(self._writers[folder].written() for folder in sorted(self._writers))
+        return tuple(file for folder in sorted(self._writers) for file in self._writers[folder].written())
 
-    def _writer(self, folder: str) -> PartWriter:
+    def _writer(self, folder: str) -> _FolderWriter:
         if folder not in self._writers:
-            self._writers[folder] = PartWriter(self._staging, f"{folder}/{self._name}")
+            path = f"{folder}/{self._name}"
+            self._writers[folder] = _FolderWriter(self._staging, path, file_rows=self._file_rows)
         return self._writers[folder]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -80,12 +81,17 @@ class DriftCounter:
             total += more
 
     def result(self) -> tuple[FieldDrift, ...]:
-        parts = [(part, False) for part in self._profile.fields] + [(part, True) for part in self._profile.outputs]
-        quantile = 1 - (1 - NOISE_QUANTILE) / len(parts)
-        return tuple(
-            _field_drift(part, current, is_output=is_output, quantile=quantile)
-            for (part, is_output), current in zip(parts, self._counts, strict=True)
-        )
+        return drift_of_counts(self._profile, self._counts)
+
+
+def drift_of_counts(profile: Profile, counts: Sequence[NDArray[np.int64]]) -> tuple[FieldDrift, ...]:
+    """counts: rows in each bin of each field, then of each output."""
+    parts = [(part, False) for part in profile.fields] + [(part, True) for part in profile.outputs]
+    quantile = 1 - (1 - NOISE_QUANTILE) / len(parts)
+    return tuple(
+        _field_drift(part, current, is_output=is_output, quantile=quantile)
+        for (part, is_output), current in zip(parts, counts, strict=True)
+    )
 
 
 def _field_drift(

@@ -229,14 +229,14 @@ def slice_plot(report: SliceReport) -> str:
     return frame.render()
 
 
-def drift_plot(drift: Sequence[FieldDrift], *, limit: float | None) -> str:
+def drift_plot(drift: Sequence[FieldDrift], *, limit: float | None, current: str = "holdout") -> str:
     """PSI of each field and output, the largest first, with what chance alone would give."""
     shown = sorted(drift, key=lambda one: -one.psi)[:_MAX_FIELDS]
     top = max([one.psi for one in shown] + [one.noise for one in shown] + ([] if limit is None else [limit])) * 1.08
     frame = Frame.make(
         "drift", x=(0, top), y=(0, len(shown)), width=1140, height=_ROW_PX * len(shown) + 92, left=330, right=330
     )
-    frame.axes(x_label="population stability index, training to holdout", y_label="", y_ticks=())
+    frame.axes(x_label=f"population stability index, training to {current}", y_label="", y_ticks=())
     for i, one in enumerate(shown):
         at = len(shown) - i - 0.5
         y = frame.y(at)
@@ -253,7 +253,7 @@ def drift_plot(drift: Sequence[FieldDrift], *, limit: float | None) -> str:
     return frame.render()
 
 
-def bins_plot(drift: FieldDrift) -> str:
+def bins_plot(drift: FieldDrift, *, current: str = "holdout") -> str:
     """One field's shares in training and in the holdout, bin by bin."""
     bins = drift.bins[:16]
     top = max(max(one.training, one.current) for one in bins) * 1.08
@@ -267,7 +267,7 @@ def bins_plot(drift: FieldDrift) -> str:
             f'<text class="tick" text-anchor="end" transform="translate({x + 4:.1f} {frame.y.start + 14:.1f}) '
             f'rotate(-32)">{_escaped(clip(one.label, 16))}</text>'
         )
-    frame.legend([("swatch muted", "training"), ("swatch candidate strong", "holdout")])
+    frame.legend([("swatch muted", "training"), ("swatch candidate strong", current)])
     return frame.render()
 
 

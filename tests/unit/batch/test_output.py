@@ -52,6 +52,24 @@ def test_predictions_in_folders(tmp_path: Path, registry: Registry) -> None:
     assert parted.manifest.rows_out == 200
 
 
+@pytest.mark.parametrize("partition_by", [[], ["day"]])
+def test_files_of_a_size(tmp_path: Path, registry: Registry, partition_by: list[str]) -> None:
+    """No file of predictions has more rows than wanted, and together they are the table in its order."""
+    rows = tables.frame(200, seed=3).assign(day=1)
+    (tmp_path / "input").mkdir()
+    tables.write_file(tmp_path / "input" / "x.parquet", rows, row_group_rows=200)
+    keep = ["id", "day"]
+    whole = tables.run(tables.make_settings(tmp_path, registry, keep=keep))
+
+    cut = tables.run(tables.make_settings(tmp_path, registry, keep=keep, partition_by=partition_by, file_rows=70))
+
+    files = sorted(Path(cut.predictions).rglob("*.parquet"))
+    assert [pq.read_metadata(path).num_rows for path in files] == [70, 70, 60]
+    got = pd.concat([pd.read_parquet(path, partitioning=None) for path in files], ignore_index=True)
+    assert got["id"].tolist() == pd.read_parquet(whole.predictions)["id"].tolist()
+    assert [file.rows for file in cut.manifest.files] == [70, 70, 60]
+
+
 def test_a_partition_must_be_kept(tmp_path: Path, registry: Registry) -> None:
     """Both settings are in the message."""
     with pytest.raises(ConfigError, match=r"partition_by among keep \['id'\], got \['day'\]"):
