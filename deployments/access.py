@@ -156,9 +156,17 @@ class Access:
             raise ConfigError(f"Cannot read the API keys {self._path}: {error.strerror}. Make the file.") from error
 
 
-def open_access(keys_file: str | None, *, home: Path) -> Access:
+def open_access(keys_file: str | None) -> Access:
     """By the setting and the environment. Raises: ConfigError."""
-    return Access(home / keys_file if keys_file else None, environ_keys=os.environ.get(KEYS_ENV))
+    return Access(Path(keys_file) if keys_file else None, environ_keys=os.environ.get(KEYS_ENV))
+
+
+def challenges(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
+    """What a 401 asks for: a browser is offered its own dialogue, in which the key is the password."""
+    bearer = (b"www-authenticate", b'Bearer realm="zaphod"')
+    if any(name == b"accept" and b"text/html" in value for name, value in headers):
+        return (bearer, (b"www-authenticate", b'Basic realm="zaphod: any user, the API key as password"'))
+    return (bearer,)
 
 
 def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ray import serve
 from ray.serve import Application
 
+from deployments.access import open_access
 from deployments.asgi import OnlineApp
 from deployments.catalogue import Catalogue
 from deployments.grpc_methods import GrpcMethods
@@ -52,12 +53,14 @@ class Ingress(GrpcMethods):
             reference: ServedModel.open(registry, reference, recording=recording) for reference in args.models
         }
         catalogue, scoring = Catalogue(self._models), Scoring()
-        self.service = InferenceService(catalogue, scoring=scoring, limits=args.limits)
+        access = open_access(args.keys_file)
+        self.service = InferenceService(catalogue, scoring=scoring, limits=args.limits, access=access)
         self._app = OnlineApp(
             catalogue,
             protocols=every_protocol(catalogue, limits=args.limits),
             scoring=scoring,
             limits=args.limits,
+            access=access,
             inbox=OutcomeInbox(self._outcomes, max_rows=args.limits.max_rows),
             slow_start=missing,
         )
@@ -85,4 +88,6 @@ def build(args: ServeArgs) -> Application:
     if "://" not in args.registry:
         args = args.model_copy(update={"registry": str(home / args.registry)})
     args = args.model_copy(update={"monitoring": args.monitoring.below(home)})
+    if args.keys_file is not None:
+        args = args.model_copy(update={"keys_file": str(home / args.keys_file)})
     return Ingress.bind(args)  # type: ignore[attr-defined,no-any-return]  # Ray's decorator hides the type

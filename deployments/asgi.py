@@ -9,14 +9,16 @@ from typing import Any, TypeAlias
 import msgspec
 
 from deployments import outcomes, pages
+from deployments.access import Access, challenges
+from deployments.body import read_body
 from deployments.catalogue import Catalogue
 from deployments.errors import status_of
 from deployments.identity import NOBODY, Identity, identify
 from deployments.outcomes import OutcomeInbox
-from deployments.protocols.base import Protocol, Question, Request, Response
-from deployments.scoring import Scoring
+from deployments.protocols.base import Headers, Protocol, Question, Request, Response
+from deployments.scoring import Scoring, within
 from deployments.settings import Limits
-from zaphod.errors import InvalidInputError, LimitExceededError, ZaphodError
+from zaphod.errors import ZaphodError
 from zaphod.served import ServedModel
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -25,8 +27,8 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 _HTML = b"text/html; charset=utf-8"
-# A body over the limit is read on for a while, so that the client gets to see the answer instead of a broken pipe.
-_MAX_DRAINED_BYTES = 256 * 1024 * 1024
+# What tells whether a server works, and nothing else, is open to everybody: load balancers send no key.
+_OPEN = frozenset(("/health", "/ready", "/ping", "/v2/health/live", "/v2/health/ready"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class OnlineApp:
         protocols: Sequence[Protocol],
         scoring: Scoring,
         limits: Limits,
+        access: Access,
         inbox: OutcomeInbox,
         slow_start: list[str] | None = None,
     ) -> None:
@@ -58,6 +61,7 @@ class OnlineApp:
         self._protocols = tuple(protocols)
         self._scoring = scoring
         self._limits = limits
+        self._access = access
         self._outcomes = inbox
         self._slow_start = slow_start or []
         self._encoder = msgspec.json.Encoder()
@@ -79,16 +83,20 @@ class OnlineApp:
         path, method = scope["path"], scope["method"]
         try:
             route = self._routes.get(path) or self._match(path)
-            if route is None and path == outcomes.PATH and method == "POST":
-                response = await self._take_outcomes(receive)
+            if isinstance(route, Response):
+                response = route
+            elif route is None and path == outcomes.PATH and method == "POST":
+                response = await self._take_outcomes(scope, receive)
             elif route is None:
-                response = self._other(path, method)
+                response = self._other(path, method, scope["headers"])
             elif method != "POST":
                 response = self._refuse(405, "method_not_allowed", "Expected POST", (b"allow", b"POST"))
             else:
                 response = await self._predict(route, scope, receive)
         except ZaphodError as error:
             response = self._protocols[0].refuse(status_of(error), error)
+        if response.status == 401:
+            response = msgspec.structs.replace(response, headers=(*response.headers, *challenges(scope["headers"])))
         await _respond(send, response, head=method == "HEAD")
 
     async def _predict(self, route: Route, scope: Scope, receive: Receive) -> Response:
@@ -96,7 +104,8 @@ class OnlineApp:
         snapshot = route.served.snapshot()
         identity = NOBODY
         try:
-            body = await _read_body(receive, limit=self._limits.max_body_bytes)
+            self._access.predict(scope["headers"], route.served.reference.name)
+            body = await self._read_body(receive)
             snapshot = route.served.snapshot()
             if snapshot.recorder is not None or snapshot.trial is not None:
                 identity = identify(scope["headers"])
@@ -106,34 +115,52 @@ class OnlineApp:
             snapshot.refuse(error, entities=[identity.entity], ids=identity.id)
             return protocol.refuse(status_of(error), error)
         try:
-            scored = await self._scoring.score(snapshot, _named(question, identity))
+            scored = await within(
+                self._scoring.score(snapshot, _named(question, identity)), timeout_s=self._limits.predict_timeout_s
+            )
             return protocol.encode(snapshot, question, scored)
         except ZaphodError as error:
             return protocol.refuse(status_of(error), error)
 
-    async def _take_outcomes(self, receive: Receive) -> Response:
-        return self._outcomes.take(await _read_body(receive, limit=self._limits.max_body_bytes))
+    async def _take_outcomes(self, scope: Scope, receive: Receive) -> Response:
+        self._access.covered(scope["headers"])
+        return self._outcomes.take(await self._read_body(receive))
 
-    def _match(self, path: str) -> Route | None:
+    async def _read_body(self, receive: Receive) -> bytes:
+        limits = self._limits
+        return await read_body(receive, limit=limits.max_body_bytes, timeout_s=limits.body_timeout_s)
+
+    def _match(self, path: str) -> Route | Response | None:
+        """A response says that the path is a protocol's, and that no such model is served."""
         for protocol in self._protocols:
             wanted = protocol.match(path)
             if wanted is not None:
-                return Route(protocol, self._catalogue.find(wanted))
+                try:
+                    return Route(protocol, self._catalogue.find(wanted))
+                except ZaphodError as error:
+                    return protocol.refuse(status_of(error), error)
         return None
 
-    def _other(self, path: str, method: str) -> Response:
+    def _other(self, path: str, method: str, headers: Headers) -> Response:
         if method in ("GET", "HEAD"):
+            catalogue = self._catalogue
+            if path not in _OPEN:
+                key = self._access.covered(headers)
+                catalogue = catalogue if key is None else catalogue.only(key.covers)
             for protocol in self._protocols:
-                response = protocol.inform(path)
+                try:
+                    response = protocol.inform(path, catalogue)
+                except ZaphodError as error:
+                    response = protocol.refuse(status_of(error), error)
                 if response is not None:
                     return response
-            page = self._page(path)
+            page = self._page(path, catalogue)
             if page is not None:
                 return page
         return self._refuse(404, "not_found", f"Expected a known path, got another. See {pages.DOCS_PATH}.")
 
-    def _page(self, path: str) -> Response | None:
-        snapshots = self._catalogue.snapshots()
+    def _page(self, path: str, catalogue: Catalogue) -> Response | None:
+        snapshots = catalogue.snapshots()
         match path:
             case "/":
                 return Response(200, pages.home(snapshots, slow_start=self._slow_start), _HTML)
@@ -157,27 +184,6 @@ def _named(question: Question, identity: Identity) -> Question:
     if entities is None and identity.entity is not None:
         entities = [identity.entity] * question.columns.num_rows
     return msgspec.structs.replace(question, entities=entities, id=identity.id or question.id)
-
-
-async def _read_body(receive: Receive, *, limit: int) -> bytes:
-    """Raises: LimitExceededError, after the rest has been read and thrown away."""
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise InvalidInputError("Expected a whole body, got a closed connection")
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size <= limit:
-            chunks.append(chunk)
-        else:
-            chunks.clear()
-        if not message.get("more_body", False) or size > _MAX_DRAINED_BYTES:
-            break
-    if size > limit:
-        raise LimitExceededError(f"Expected a body of at most {limit} bytes (max_body_bytes), got more")
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from zaphod.errors import ModelNotFoundError
@@ -37,6 +37,10 @@ class Catalogue:
 
     def named(self, name: str) -> list[Snapshot]:
         return [served.snapshot() for served in self.models.values() if served.reference.name == name]
+
+    def only(self, covers: Callable[[str], bool]) -> Catalogue:
+        """What a caller may know of."""
+        return Catalogue({key: served for key, served in self.models.items() if covers(served.reference.name)})
 
     def first(self) -> Wanted:
         """The model that answers where a protocol has no room for a name: the first in the settings."""

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import grpc
 
+from deployments.access import Access
 from deployments.catalogue import Catalogue, Wanted
 from deployments.errors import status_of
 from deployments.protocols.base import Question
@@ -25,7 +26,7 @@ from deployments.protocols.tensors import (
     to_outputs,
     with_nulls,
 )
-from deployments.scoring import Scoring
+from deployments.scoring import Scoring, within
 from deployments.settings import Limits
 from zaphod import __version__
 from zaphod.errors import InvalidInputError, LimitExceededError, ZaphodError
@@ -69,10 +70,11 @@ class Context(Protocol):
 class InferenceService:
     """One method a call. An error is a status with the reason; the message then is empty."""
 
-    def __init__(self, catalogue: Catalogue, *, scoring: Scoring, limits: Limits) -> None:
+    def __init__(self, catalogue: Catalogue, *, scoring: Scoring, limits: Limits, access: Access) -> None:
         self._catalogue = catalogue
         self._scoring = scoring
         self._limits = limits
+        self._access = access
 
     async def call(self, method: str, request: Any, context: Context) -> Any:  # messages are made at run time
         """Never raises for what a caller sent."""
@@ -101,16 +103,23 @@ class InferenceService:
         return message("ServerMetadataResponse")(name="zaphod", version=__version__, extensions=[])
 
     async def _model_ready(self, request: Any, context: Context) -> Any:
-        self._catalogue.find(_wanted(request.name, request.version))
+        self._covered(context).find(_wanted(request.name, request.version))
         return message("ModelReadyResponse")(ready=True)
 
     async def _model_metadata(self, request: Any, context: Context) -> Any:
         wanted = _wanted(request.name, request.version)
-        document = describe(wanted.name, self._catalogue.find(wanted).snapshot(), self._catalogue)
+        catalogue = self._covered(context)
+        document = describe(wanted.name, catalogue.find(wanted).snapshot(), catalogue)
         return message("ModelMetadataResponse")(**document)
 
+    def _covered(self, context: Context) -> Catalogue:
+        key = self._access.covered(_headers(context))
+        return self._catalogue if key is None else self._catalogue.only(key.covers)
+
     async def _infer(self, request: Any, context: Context) -> Any:
-        snapshot = self._catalogue.find(_wanted(request.model_name, request.model_version)).snapshot()
+        served = self._catalogue.find(_wanted(request.model_name, request.model_version))
+        self._access.predict(_headers(context), served.reference.name)
+        snapshot = served.snapshot()
         size = request.ByteSize()
         if size > self._limits.max_body_bytes:
             raise LimitExceededError(
@@ -119,9 +128,19 @@ class InferenceService:
         names = [output.name for output in request.outputs]
         check_names(snapshot.schema, names)
         columns = to_columns(snapshot, _tensors(request), max_rows=self._limits.max_rows)
-        scored = await self._scoring.score(snapshot, Question(columns))
+        scored = await within(
+            self._scoring.score(snapshot, Question(columns)), timeout_s=self._limits.predict_timeout_s
+        )
         frame = request.parameters["content_type"].string_param == "pd" if request.parameters else False
         return _answer(request, snapshot, scored, names=names, frame=frame, context=context)
+
+
+def _headers(context: Context) -> list[tuple[bytes, bytes]]:
+    """The call's metadata in the form of HTTP."""
+    return [
+        (name.encode(), value if isinstance(value, bytes) else value.encode())
+        for name, value in context.invocation_metadata()
+    ]
 
 
 def _default(status: int) -> grpc.StatusCode:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Awaitable
 
 from deployments.protocols.base import Question
+from zaphod.errors import PredictionTimeoutError
 from zaphod.served import Scored, Snapshot
 
 # One row of a compiled model takes microseconds and stays on the event loop; what takes longer would block it.
 _MAX_INLINE_CELLS = 20_000
+
+
+async def within(scored: Awaitable[Scored], *, timeout_s: float) -> Scored:
+    """What a worker thread has begun goes on; only the wait for it ends. Raises: PredictionTimeoutError."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await scored
+    except TimeoutError as error:
+        raise PredictionTimeoutError(
+            f"Cannot answer: the model took longer than {timeout_s:g} s (predict_timeout_s). Send fewer rows."
+        ) from error
 
 
 class Scoring:

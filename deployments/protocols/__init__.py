@@ -13,7 +13,7 @@ from deployments.settings import Limits
 def every_protocol(catalogue: Catalogue, *, limits: Limits) -> tuple[Protocol, ...]:
     """All that are spoken over HTTP; the first is also the form of errors on paths that are nobody's."""
     return (
-        Plain(catalogue, limits=limits),
-        OpenInference(catalogue, limits=limits),
+        Plain(limits=limits),
+        OpenInference(limits=limits),
         MLflow(catalogue, limits=limits),
     )

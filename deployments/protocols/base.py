@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from deployments.catalogue import Wanted
+from deployments.catalogue import Catalogue, Wanted
 from zaphod.columns import Columns
 from zaphod.errors import DecodeError, UnsupportedTypeError, ZaphodError
 from zaphod.served import Scored, Snapshot
@@ -78,8 +78,11 @@ class Protocol(Interface):
         """The error in this protocol's form."""
         ...
 
-    def inform(self, path: str) -> Response | None:
-        """Answers GET: metadata, health. None when the path is not this protocol's. Raises: ModelNotFoundError."""
+    def inform(self, path: str, catalogue: Catalogue) -> Response | None:
+        """Answers GET: metadata, health, of the models that the caller may know of.
+
+        None when the path is not this protocol's. Raises: ModelNotFoundError.
+        """
         ...
 
 

@@ -128,7 +128,7 @@ class MLflow:
         code = _CODES.get(status, "BAD_REQUEST")
         return Response(status, self._encoder.encode({"error_code": code, "message": error.message}))
 
-    def inform(self, path: str) -> Response | None:
+    def inform(self, path: str, catalogue: Catalogue) -> Response | None:
         match path:
             case "/ping":
                 return Response(200, b"\n")

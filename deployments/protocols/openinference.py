@@ -104,8 +104,7 @@ class OpenInference:
 
     name = "openinference"
 
-    def __init__(self, catalogue: Catalogue, *, limits: Limits) -> None:
-        self._catalogue = catalogue
+    def __init__(self, *, limits: Limits) -> None:
         self._limits = limits
         self._encoder = msgspec.json.Encoder()
         self._request = msgspec.json.Decoder(_Infer)
@@ -165,7 +164,7 @@ class OpenInference:
     def refuse(self, status: int, error: ZaphodError) -> Response:
         return Response(status, self._encoder.encode({"error": error.message}))
 
-    def inform(self, path: str) -> Response | None:
+    def inform(self, path: str, catalogue: Catalogue) -> Response | None:
         if not path.startswith("/v2"):
             return None
         document: Mapping[str, object] | None = None
@@ -179,9 +178,9 @@ class OpenInference:
         found = _MODEL.fullmatch(path)
         if found and found[4] != "/infer":
             wanted = _wanted(found)
-            served = self._catalogue.find(wanted)
+            served = catalogue.find(wanted)
             ready = {"name": wanted.name, "ready": True}
-            document = ready if found[4] else describe(wanted.name, served.snapshot(), self._catalogue)
+            document = ready if found[4] else describe(wanted.name, served.snapshot(), catalogue)
         return None if document is None else Response(200, self._encoder.encode(document))
 
     def _read(self, header: bytes) -> _Infer:

@@ -26,8 +26,7 @@ class Plain:
 
     name = "plain"
 
-    def __init__(self, catalogue: Catalogue, *, limits: Limits) -> None:
-        self._catalogue = catalogue
+    def __init__(self, *, limits: Limits) -> None:
         self._limits = limits
         self._encoder = msgspec.json.Encoder()
 
@@ -79,14 +78,14 @@ class Plain:
     def refuse(self, status: int, error: ZaphodError) -> Response:
         return Response(status, self._encoder.encode(body_of(error)))
 
-    def inform(self, path: str) -> Response | None:
+    def inform(self, path: str, catalogue: Catalogue) -> Response | None:
         if path == "/v1/models":
-            documents = [describe(reference, snapshot) for reference, snapshot in self._catalogue.snapshots().items()]
+            documents = [describe(reference, snapshot) for reference, snapshot in catalogue.snapshots().items()]
             return Response(200, self._encoder.encode({"models": documents}))
         found = _MODEL.fullmatch(path)
         if found is None or found[3]:
             return None
-        served = self._catalogue.find(Wanted.of(found[1], found[2]))
+        served = catalogue.find(Wanted.of(found[1], found[2]))
         reference = found[0].rpartition("/")[2]
         return Response(200, self._encoder.encode(describe(reference, served.snapshot())))
 

@@ -1,0 +1,71 @@
+"""The HTTP application without Ray and without a socket: what a protocol or a limit does needs neither."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio.from_thread
+import httpx
+
+from deployments.access import Access
+from deployments.asgi import OnlineApp
+from deployments.catalogue import Catalogue
+from deployments.outcomes import OutcomeInbox
+from deployments.protocols import every_protocol
+from deployments.scoring import Scoring
+from deployments.settings import Limits
+from zaphod.registry import Registry
+from zaphod.served import ServedModel
+
+GOOD = {"amount": 100.0, "balance": None, "count": 3, "kind": "a"}
+
+
+def make_app(
+    registry: Registry, *, limits: Limits | None = None, keys: Path | None = None, scoring: Scoring | None = None
+) -> OnlineApp:
+    """The three test models behind every protocol."""
+    limits = limits or Limits()
+    catalogue = Catalogue(
+        {name: ServedModel.open(registry, f"{name}@champion") for name in ("binary", "multiclass", "regressor")}
+    )
+    return OnlineApp(
+        catalogue,
+        protocols=every_protocol(catalogue, limits=limits),
+        scoring=scoring or Scoring(),
+        limits=limits,
+        access=Access(keys),
+        inbox=OutcomeInbox(None, max_rows=limits.max_rows),
+    )
+
+
+class Client:
+    """Sends requests to an application on an event loop of its own."""
+
+    def __init__(self, portal: anyio.from_thread.BlockingPortal, app: OnlineApp) -> None:
+        self._portal = portal
+        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://zaphod")
+
+    def request(
+        self, method: str, path: str, *, content: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> httpx.Response:
+        async def send() -> httpx.Response:
+            return await self._client.request(method, path, content=content, headers=headers)
+
+        return self._portal.call(send)
+
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        return self.request("GET", path, headers=headers)
+
+    def post(self, path: str, content: bytes, **headers: str) -> httpx.Response:
+        return self.request(
+            "POST", path, content=content, headers={name.replace("_", "-"): value for name, value in headers.items()}
+        )
+
+
+@contextmanager
+def client(app: OnlineApp) -> Iterator[Client]:
+    """A client for the time of the block."""
+    with anyio.from_thread.start_blocking_portal() as portal:
+        yield Client(portal, app)
