@@ -17,7 +17,7 @@ import datetime
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,13 +203,19 @@ class Staging:
             if self.data.filesystem.get_file_info(target).type == pafs.FileType.File:
                 self.data.filesystem.delete_file(target)
 
-    def publish(self, manifest: bytes, receipts: Iterable[Receipt]) -> None:
-        """Raises: BatchError when a run of the same id appeared meanwhile."""
+    def publish(self, manifest: bytes, receipts: Iterable[Receipt], *, on_step: Callable[[str], None]) -> None:
+        """on_step: told `listed`, `described` and `sealed` as the last files are in their place.
+
+        Raises: BatchError when a run of the same id appeared meanwhile.
+        """
         # Without the seconds a run is the same however often it is done.
         lines = [msgspec.json.encode(msgspec.structs.replace(receipt, seconds={})) for receipt in receipts]
         self.storage.replace(f"{self._run}/{UNITS}", b"".join(line + b"\n" for line in lines))
+        on_step("listed")
         self.storage.replace(f"{self._run}/{MANIFEST}", manifest)
+        on_step("described")
         self.storage.replace(f"{self._run}/{SUCCESS}", b"")
+        on_step("sealed")
         if not self.output.is_local:
             return
         target = Path(self.output.child(self.published))

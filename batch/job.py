@@ -72,7 +72,8 @@ class Job:
 
     open_executor: what brings units to receipts; entered only when a unit is left to do, and told how many seconds the
     rest of the job takes on one core, if that is known. on_step: told the name of each step as it begins (`staging`,
-    `scored`, `publishing`, `renamed`, `published`) and `unit` after each receipt.
+    `scored`, `publishing` and what that consists of, `renamed`, `published`, `delivering`), `unit` after each receipt
+    and `delivered` after each destination.
     """
 
     def __init__(
@@ -229,7 +230,7 @@ class Job:
 
     def _publish(self, manifest: Manifest, receipts: dict[str, Receipt], staging: Staging) -> None:
         self._on_step("publishing")
-        staging.publish(manifest.to_json(), [receipts[unit] for unit in sorted(receipts)])
+        staging.publish(manifest.to_json(), [receipts[unit] for unit in sorted(receipts)], on_step=self._on_step)
         self._on_step("renamed")
         if self._settings.sample is None:
             staging.make_current()
