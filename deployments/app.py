@@ -14,10 +14,12 @@ from deployments.asgi import OnlineApp
 from deployments.catalogue import Catalogue
 from deployments.grpc_methods import GrpcMethods
 from deployments.grpc_service import InferenceService
+from deployments.lookups import Lookups
 from deployments.outcomes import OutcomeInbox
 from deployments.protocols import every_protocol
 from deployments.scoring import Scoring
 from deployments.settings import ServeArgs
+from zaphod.lookup import PublishedPredictions
 from zaphod.monitoring.log import open_log
 from zaphod.monitoring.outcomes import open_outcomes
 from zaphod.monitoring.record import Arm
@@ -62,6 +64,10 @@ class Ingress(GrpcMethods):
             limits=args.limits,
             access=access,
             inbox=OutcomeInbox(self._outcomes, max_rows=args.limits.max_rows),
+            lookups=Lookups(
+                PublishedPredictions.open(args.predictions) if args.predictions is not None else None,
+                timeout_s=args.limits.predict_timeout_s,
+            ),
             slow_start=missing,
         )
 
@@ -88,6 +94,8 @@ def build(args: ServeArgs) -> Application:
     if "://" not in args.registry:
         args = args.model_copy(update={"registry": str(home / args.registry)})
     args = args.model_copy(update={"monitoring": args.monitoring.below(home)})
+    if args.predictions is not None and "://" not in args.predictions:
+        args = args.model_copy(update={"predictions": str(home / args.predictions)})
     if args.keys_file is not None:
         args = args.model_copy(update={"keys_file": str(home / args.keys_file)})
     return Ingress.bind(args)  # type: ignore[attr-defined,no-any-return]  # Ray's decorator hides the type

@@ -8,12 +8,13 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from deployments import outcomes, pages
+from deployments import lookups, outcomes, pages
 from deployments.access import Access, challenges
 from deployments.body import read_body
 from deployments.catalogue import Catalogue
 from deployments.errors import status_of
 from deployments.identity import NOBODY, Identity, identify
+from deployments.lookups import Lookups
 from deployments.outcomes import OutcomeInbox
 from deployments.protocols.base import Headers, Protocol, Question, Request, Response
 from deployments.scoring import Scoring, within
@@ -55,6 +56,7 @@ class OnlineApp:
         limits: Limits,
         access: Access,
         inbox: OutcomeInbox,
+        lookups: Lookups,
         slow_start: list[str] | None = None,
     ) -> None:
         self._catalogue = catalogue
@@ -63,6 +65,7 @@ class OnlineApp:
         self._limits = limits
         self._access = access
         self._outcomes = inbox
+        self._lookups = lookups
         self._slow_start = slow_start or []
         self._encoder = msgspec.json.Encoder()
         # One look-up finds the common paths. Others are resolved each time: what they name may move.
@@ -87,6 +90,9 @@ class OnlineApp:
                 response = route
             elif route is None and path == outcomes.PATH and method == "POST":
                 response = await self._take_outcomes(scope, receive)
+            elif route is None and path.startswith(lookups.PREFIX) and method in ("GET", "HEAD"):
+                key = self._access.covered(scope["headers"])
+                response = await self._lookups.find(path.removeprefix(lookups.PREFIX), key)
             elif route is None:
                 response = self._other(path, method, scope["headers"])
             elif method != "POST":

@@ -46,6 +46,10 @@ class ServeArgs(Settings):
     shadow: ShadowSettings = ShadowSettings()
     """The process in which a challenger in the shadow scores copies, one for each replica."""
 
+    predictions: str | None = None
+    """Output of a batch job, a folder or a bucket's address: `GET /v1/predictions/<id>` tells the newest published
+    prediction of an entity from there. A relative one starts where the registry's does."""
+
     keys_file: str | None = None
     """File with the API keys (`zaphod keys add`); a relative one starts where `registry` does. Without it, and without
     ZAPHOD_API_KEYS in the environment, everybody who reaches the port may predict."""

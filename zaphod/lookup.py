@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from zaphod.errors import ConfigError, InvalidInputError, PredictionNotFoundError
+from zaphod.errors import ConfigError, InvalidInputError, PredictionNotFoundError, StorageUnavailableError
 from zaphod.location import Location, locate, partitions_of
 from zaphod.storage import Storage, open_storage
 
@@ -87,15 +87,25 @@ class PublishedPredictions:
         current = self._current()
         return sorted(known, key=lambda run: (run.run_id == current, run.published), reverse=True)
 
-    def newest(self, entity: str) -> Found:
+    def newest(self, entity: str, *, covers: Callable[[str], bool] | None = None) -> Found:
         """Of the current run, else of the newest of `MAX_RUNS` that has the entity; its last row there.
 
-        Raises: PredictionNotFoundError; InvalidInputError for an id that can be none; ConfigError without a key.
+        covers: whether a model's runs may be seen; all of them without it.
+
+        Raises: PredictionNotFoundError; InvalidInputError for an id that can be none; ConfigError without a key;
+            StorageUnavailableError.
         """
         if not 0 < len(entity) <= MAX_ID_CHARS or "\0" in entity:
             raise InvalidInputError(f"Expected an id of 1 to {MAX_ID_CHARS} characters, got another - at `id`")
-        for run in self.runs()[:MAX_RUNS]:
-            row = self._find(run, entity)
+        seen = [run for run in self.runs() if covers is None or covers(run.model)]
+        for run in seen[:MAX_RUNS]:
+            try:
+                row = self._find(run, entity)
+            except (OSError, pa.ArrowException) as error:
+                # A run that somebody has just removed, or storage that fails. Arrow's message may name places.
+                raise StorageUnavailableError(
+                    f"Cannot read the predictions of {run.run_id} at the moment. Ask again later."
+                ) from error
             if row is not None:
                 return Found(
                     run_id=run.run_id, model=run.model, version=run.version, published=run.published, row=_plain(row)

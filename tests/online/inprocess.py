@@ -12,10 +12,12 @@ import httpx
 from deployments.access import Access
 from deployments.asgi import OnlineApp
 from deployments.catalogue import Catalogue
+from deployments.lookups import Lookups
 from deployments.outcomes import OutcomeInbox
 from deployments.protocols import every_protocol
 from deployments.scoring import Scoring
 from deployments.settings import Limits
+from zaphod.lookup import PublishedPredictions
 from zaphod.registry import Registry
 from zaphod.served import ServedModel
 
@@ -23,9 +25,14 @@ GOOD = {"amount": 100.0, "balance": None, "count": 3, "kind": "a"}
 
 
 def make_app(
-    registry: Registry, *, limits: Limits | None = None, keys: Path | None = None, scoring: Scoring | None = None
+    registry: Registry,
+    *,
+    limits: Limits | None = None,
+    keys: Path | None = None,
+    scoring: Scoring | None = None,
+    predictions: str | None = None,
 ) -> OnlineApp:
-    """The three test models behind every protocol."""
+    """The three test models behind every protocol. predictions: output of a batch job."""
     limits = limits or Limits()
     catalogue = Catalogue(
         {name: ServedModel.open(registry, f"{name}@champion") for name in ("binary", "multiclass", "regressor")}
@@ -37,6 +44,9 @@ def make_app(
         limits=limits,
         access=Access(keys),
         inbox=OutcomeInbox(None, max_rows=limits.max_rows),
+        lookups=Lookups(
+            None if predictions is None else PublishedPredictions.open(predictions), timeout_s=limits.predict_timeout_s
+        ),
     )
 
 

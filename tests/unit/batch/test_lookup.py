@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from batch.lookup import app
 from tests.batch import tables
 from zaphod import lookup
-from zaphod.errors import ConfigError, InvalidInputError, PredictionNotFoundError
+from zaphod.errors import ConfigError, InvalidInputError, PredictionNotFoundError, StorageUnavailableError
 from zaphod.lookup import PublishedPredictions
 from zaphod.registry import Registry
 
@@ -150,6 +150,20 @@ def test_only_row_groups_that_may_hold_it_are_read(
 
     assert published.newest("250").row["id"] == 250
     assert len(read) == 2
+
+
+def test_files_that_are_gone_are_one_sentence(tmp_path: Path, registry: Registry) -> None:
+    """A run that is removed while it is looked at: the message tells no place, and the call may be tried again."""
+    tables.write_input(tmp_path / "input", num_files=1)
+    outcome = tables.run(tables.make_settings(tmp_path, registry))
+    published = opened(tmp_path)
+    assert published.newest("0-3")
+    for path in Path(outcome.predictions).iterdir():
+        path.unlink()
+
+    with pytest.raises(StorageUnavailableError, match="Ask again later") as caught:
+        published.newest("0-3")
+    assert str(tmp_path) not in str(caught.value)
 
 
 def test_the_command(tmp_path: Path, registry: Registry) -> None:
