@@ -30,4 +30,11 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
             return f"{self.value:.4g}", None
         # Two digits of the half width: more would be noise.
         digits = max(0, 1 - math.floor(math.log10((self.high - self.low) / 2)))
-        return f"{self.value:,.{digits}f}", f"{self.low:,.{digits}f} to {self.high:,.{digits}f}"
+        value, low, high = (_written(number, digits=digits) for number in (self.value, self.low, self.high))
+        return value, f"{low} to {high}"
+
+
+def _written(value: float, *, digits: int) -> str:
+    text = f"{value:,.{digits}f}"
+    # What is zero to so many digits has no sign.
+    return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text

@@ -7,7 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-_CHARACTER_PX = 6.9
+from zaphod.reporting.labels import short
+
+_GAP_PX = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +133,13 @@ class Frame:
 
     def legend(self, entries: Sequence[tuple[str, str]]) -> None:
         """Pairs of CSS class and label, in a row above the axes, where no data can hide it."""
-        x, y = self.x.start, self.y.end - 16
-        for css, label in entries:
-            self.line(x, y, x + 20, y, css=css)
-            self.text(x + 26, y + 4, label, css="tick")
-            x += 36 + _CHARACTER_PX * len(label)
+        # One text, so that each entry begins where the one before ends, whatever the font.
+        spans = "".join(
+            f'<tspan class="key {css}" dx="{_GAP_PX if i else 0}">{_sign(css)}</tspan>'
+            f'<tspan dx="6">{html.escape(label)}</tspan>'
+            for i, (css, label) in enumerate(entries)
+        )
+        self.parts.append(f'<text class="tick" x="{_GAP_PX}" y="{self.y.end - 13:.1f}">{spans}</text>')
 
     def render(self) -> str:
         body = "".join(self.parts)
@@ -143,6 +147,14 @@ class Frame:
             f'<svg viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{html.escape(self.title)}" '
             f'xmlns="http://www.w3.org/2000/svg">{body}</svg>'
         )
+
+
+def _sign(css: str) -> str:
+    """What stands for an entry of the legend."""
+    for name, sign in (("ring", "○"), ("swatch", "■"), ("chance", "- -")):
+        if name in css:
+            return sign
+    return "—"
 
 
 def ticks(low: float, high: float, *, most: int = 6) -> list[float]:
@@ -154,16 +166,6 @@ def ticks(low: float, high: float, *, most: int = 6) -> list[float]:
     step *= next(factor for factor in (1, 2, 5, 10, 20) if span / (step * factor) <= most)
     first = math.ceil(low / step - 1e-9)
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def short(value: float) -> str:
-    """A number as one writes it on an axis."""
-    size = abs(value)
-    if size >= 1e6 or (0 < size < 1e-4):
-        return f"{value:.1e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
-    if size >= 10_000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
 
 
 def clip(text: str, most: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import msgspec
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from zaphod.columns import Columns
 from zaphod.predictor import Predictions
+from zaphod.reporting.labels import bin_labels
 from zaphod.schema import Schema
 from zaphod.validation.profile import CategoryProfile, NumberProfile, Profile, count_columns, count_outputs
 
@@ -115,6 +115,4 @@ def _field_drift(
 def _labels(part: NumberProfile | CategoryProfile) -> list[str]:
     if isinstance(part, CategoryProfile):
         return [*part.values, "other", "null"]
-    edges = [f"{edge:.3g}" for edge in part.edges]
-    between = [f"{low} to {high}" for low, high in itertools.pairwise(edges)]
-    return [f"up to {edges[0]}", *between, f"over {edges[-1]}", "null"]
+    return list(bin_labels(part.edges))

@@ -265,7 +265,7 @@ def bins_plot(drift: FieldDrift, *, current: str = "holdout") -> str:
         x = frame.x(i + 0.5)
         frame.parts.append(
             f'<text class="tick" text-anchor="end" transform="translate({x + 4:.1f} {frame.y.start + 14:.1f}) '
-            f'rotate(-32)">{_escaped(clip(one.label, 16))}</text>'
+            f'rotate(-32)">{_escaped(clip(one.label, 20))}</text>'
         )
     frame.legend([("swatch muted", "training"), ("swatch candidate strong", current)])
     return frame.render()

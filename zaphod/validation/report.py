@@ -278,8 +278,8 @@ def _slices(validation: Validation) -> str:
         return ""
     caption = (
         f"The worst of {len(report.slices)} slices with at least {report.min_rows} rows, each against all other rows; "
-        f"intervals hold for all of them together, red is surely worse. {report.num_small} smaller ones are left out. "
-        "The dashed line is the whole holdout."
+        f"intervals hold for all of them together, red is surely worse. The dashed line is the whole holdout."
+        + (f" {report.num_small} smaller ones are left out." if report.num_small else "")
     )
     return f"<h2>Slices</h2>{figure('', caption, plots.slice_plot(report))}"
 

@@ -6,7 +6,6 @@ widened (Bonferroni) and the p-values adjusted (Holm 1979, Scandinavian Journal 
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -18,6 +17,7 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from zaphod.columns import Columns
+from zaphod.reporting.labels import bin_labels
 from zaphod.schema import DType, LogPolicy, Schema
 from zaphod.validation import metrics, ranks
 from zaphod.validation.metrics import Metric
@@ -290,11 +290,8 @@ def _cut_numbers(name: str, values: NDArray[np.float64], *, num_bins: int, is_bo
         return _Axis(name=name, labels=("false", "true", "null"), edges=(0.5,))
     known = values[~np.isnan(values)]
     cuts = np.unique(np.quantile(known, np.linspace(0, 1, num_bins + 1)[1:-1])) if len(known) else np.array([0.0])
-    edges = [f"{cut:.4g}" for cut in cuts]
-    between = [f"{low} to {high}" for low, high in itertools.pairwise(edges)]
-    return _Axis(
-        name=name, labels=(f"up to {edges[0]}", *between, f"over {edges[-1]}", "null"), edges=tuple(cuts.tolist())
-    )
+    edges = tuple(cuts.tolist())
+    return _Axis(name=name, labels=bin_labels(edges), edges=edges)
 
 
 def _cut_strings(name: str, values: pa.Array, *, max_categories: int) -> _Axis:
