@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from zaphod.validation import metrics
 from zaphod.reporting.interval import Interval
+from zaphod.validation import metrics
 from zaphod.validation.calibration import Calibration
 from zaphod.validation.compatibility import SchemaChange
 from zaphod.validation.drift import FieldDrift
