@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -107,6 +108,18 @@ def consume(
             sys.stdout.buffer.write(delivered.output.value + b"\n")
         sys.stdout.buffer.flush()
         left = None if left is None else left - len(found)
+
+
+@app.command()
+def outcomes(config: _Config = DEFAULT) -> None:
+    """Takes outcomes from their topic into the log until SIGTERM or Ctrl-C."""
+    from streaming.outcomes import open_consumer
+
+    consumer = open_consumer(read_settings(config))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: consumer.stop())
+    consumer.run()
+    Console(stderr=True).print(f"took {consumer.num_taken} outcomes")
 
 
 @app.command()

@@ -17,7 +17,15 @@ def read_settings(config: Path, *, model: str | None = None) -> StreamingSetting
     settings = load_settings(StreamingSettings, path=config, flags={"model": model}, environ=os.environ)
     home = machine.home()
     queue = settings.queue.model_copy(update={"path": str(home / settings.queue.path)})
+    outcomes = settings.outcomes
+    if outcomes is not None:
+        outcomes = outcomes.model_copy(update={"path": str(home / outcomes.path)})
     registry = settings.registry if "://" in settings.registry else str(home / settings.registry)
     return settings.model_copy(
-        update={"queue": queue, "registry": registry, "monitoring": settings.monitoring.below(home)}
+        update={
+            "queue": queue,
+            "registry": registry,
+            "outcomes": outcomes,
+            "monitoring": settings.monitoring.below(home),
+        }
     )

@@ -126,6 +126,9 @@ class StreamingSettings(Settings):
     metrics: MetricsSettings = MetricsSettings()
     """Where Prometheus finds the pool's numbers."""
 
+    outcomes: QueueSettings | None = None
+    """The topic of outcomes, with the same keys as `queue`, for `python -m streaming outcomes`."""
+
     monitoring: LogSettings = LogSettings()
     """The prediction log and the outcomes."""
 

@@ -1,0 +1,231 @@
+"""What the prediction log takes of an arm's throughput: each arm with the log and without, by turns in one run.
+
+    python benchmarks/bench_prediction_log.py [--rounds 7] [--arms online streaming]
+
+Measured: (online) a replica's ASGI application under uvicorn, one row a request with an entity in a header, 12 fields,
+gradient boosting, 8 connections kept open by a client in another process; (streaming) one scorer's loop on a backlog of
+the embedded queue, micro-batches of 256. The log keeps every feature, hashes the entity and writes to a local folder
+every two seconds. Both sides live at the same time and take turns, so that a busy machine slows both; the figure is the
+median over the turns of time with over time without. `cpu` is the serving process's own processor time an answer, the
+log's thread included.
+
+Not measured: Ray and HAProxy in front of the replica, which cost both sides the same and make the log's share smaller;
+buckets as storage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.bench_streaming import backlog, fill, make_registry  # noqa: E402  # the path is set above
+from examples import transactions  # noqa: E402
+from streaming.queues.factory import open_queue  # noqa: E402
+from streaming.scorer import Scorer  # noqa: E402
+from streaming.settings import QueueSettings, ScoringSettings  # noqa: E402
+from zaphod import machine  # noqa: E402
+from zaphod.monitoring.log import open_log  # noqa: E402
+from zaphod.monitoring.record import Arm  # noqa: E402
+from zaphod.monitoring.settings import LogSettings  # noqa: E402
+from zaphod.registry import Registry  # noqa: E402
+from zaphod.served import Recording, ServedModel  # noqa: E402
+
+CONNECTIONS = 8
+
+
+def served(registry: str, log: str | None, arm: Arm) -> ServedModel:
+    """The model, recording when a folder is given."""
+    recording = None
+    if log is not None:
+        settings = LogSettings(uri=log)
+        opened = open_log(settings)
+        assert opened is not None
+        recording = Recording(opened, arm, settings)
+    return ServedModel.open(Registry.open(registry), "fraud", recording=recording)
+
+
+def serve(registry: str, log: str, port: int) -> None:
+    """A replica's application alone: `--serve`."""
+    import uvicorn
+
+    from deployments.asgi import OnlineApp
+    from deployments.catalogue import Catalogue
+    from deployments.outcomes import OutcomeInbox
+    from deployments.protocols.plain import Plain
+    from deployments.scoring import Scoring
+    from deployments.settings import Limits
+
+    catalogue = Catalogue({"fraud": served(registry, log or None, Arm.ONLINE)})
+    limits = Limits()
+    app = OnlineApp(
+        catalogue, protocols=[Plain(catalogue, limits=limits)], scoring=Scoring(), limits=limits,
+        inbox=OutcomeInbox(None, max_rows=1),
+    )  # fmt: skip
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)
+
+
+def request_bytes() -> list[bytes]:
+    """A few hundred different requests."""
+    frame = transactions.generate(200, seed=5)[list(transactions.FEATURES)]
+    rows = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
+    made = []
+    for i, row in enumerate(rows):
+        body = msgspec.json.encode(row)
+        head = (
+            f"POST /v1/models/fraud:predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            f"x-zaphod-entity: customer-{i}\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        made.append(head.encode() + body)
+    return made
+
+
+def load(port: int, seconds: float) -> int:
+    """Requests answered; runs in a process of its own."""
+
+    async def one(requests: list[bytes], deadline: float, offset: int) -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        count = offset
+        while time.perf_counter() < deadline:
+            writer.write(requests[count % len(requests)])
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200"), head
+            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            await reader.readexactly(length)
+            count += 1
+        writer.close()
+        return count - offset
+
+    async def many() -> int:
+        requests = request_bytes()
+        deadline = time.perf_counter() + seconds
+        return sum(await asyncio.gather(*(one(requests, deadline, i * 20) for i in range(CONNECTIONS))))
+
+    return asyncio.run(many())
+
+
+def online(folder: Path, registry: str, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds, and processor seconds, an answer takes with the log over without, of each turn."""
+    servers: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
+    for side in ("off", "on"):
+        port = machine.free_port()
+        log = str(folder / "online") if side == "on" else ""
+        command = [sys.executable, __file__, "--serve", registry, log, str(port)]
+        servers[side] = (subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}), port)
+    try:
+        for _, port in servers.values():
+            wait_port(port)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            ratios, cpu = [], []
+            for turn in range(rounds + 1):
+                taken: dict[str, tuple[float, float]] = {}
+                for side in ("off", "on") if turn % 2 else ("on", "off"):
+                    process, port = servers[side]
+                    before = cpu_s(process.pid)
+                    answered = pool.apply(load, (port, 3.0))
+                    # What the log still has to write belongs to the turn.
+                    time.sleep(2.2)
+                    taken[side] = (3.0 / answered, (cpu_s(process.pid) - before) / answered)
+                if turn:  # the first warms up
+                    ratios.append(taken["on"][0] / taken["off"][0])
+                    cpu.append(taken["on"][1] / taken["off"][1])
+                    print(f"online: {1 / taken['off'][0]:,.0f}/s without, {1 / taken['on'][0]:,.0f}/s with", flush=True)
+        return ratios, cpu
+    finally:
+        for process, _ in servers.values():
+            process.terminate()
+            process.wait()
+
+
+def streaming(folder: Path, registry: str, rounds: int) -> list[float]:
+    """Time with over without."""
+    ratios = []
+    for turn in range(rounds + 1):
+        taken = {}
+        for side in ("off", "on") if turn % 2 else ("on", "off"):
+            settings = QueueSettings(path=str(folder / f"stream-{side}-{turn}"), partitions=1)
+            fill(settings, 30_000)
+            taken[side] = drain(settings, registry, str(folder / "streaming") if side == "on" else None)
+        if turn:
+            ratios.append(taken["on"] / taken["off"])
+            print(f"streaming: {30_000 / taken['off']:,.0f}/s without, {30_000 / taken['on']:,.0f}/s with", flush=True)
+    return ratios
+
+
+def drain(settings: QueueSettings, registry: str, log: str | None) -> float:
+    """Seconds for the backlog; with the log, until all of it is in files."""
+    queue = open_queue(settings)
+    model = served(registry, log, Arm.STREAMING)
+    scorer = Scorer(queue.consumer("bench", lease_s=600), model, settings=ScoringSettings(max_batch=256), lease_s=600)
+    scorer.assign([0])
+    left = backlog(queue)
+    began = time.perf_counter()
+    while left > 0:
+        left -= scorer.step()
+    recorder = model.snapshot().recorder
+    if recorder is not None:
+        recorder.log.close()
+    seconds = time.perf_counter() - began
+    model.close()
+    queue.close()
+    return seconds
+
+
+def cpu_s(pid: int) -> float:
+    """Processor seconds a process has used."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def wait_port(port: int) -> None:
+    """Until something listens."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise SystemExit("no server came up")
+
+
+def main() -> None:
+    """Prints the medians."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--arms", nargs="+", default=["online", "streaming"])
+    parser.add_argument("--serve", nargs=3)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve(arguments.serve[0], arguments.serve[1], int(arguments.serve[2]))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        registry = make_registry(folder / "registry").uri
+        found: dict[str, float] = {}
+        if "online" in arguments.arms:
+            ratios, cpu = online(folder, registry, arguments.rounds)
+            found |= {"online": statistics.median(ratios), "online cpu": statistics.median(cpu)}
+        if "streaming" in arguments.arms:
+            found["streaming"] = statistics.median(streaming(folder, registry, arguments.rounds))
+        print(json.dumps({arm: f"{ratio - 1:+.1%}" for arm, ratio in found.items()}))
+
+
+if __name__ == "__main__":
+    main()

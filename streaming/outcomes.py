@@ -1,0 +1,108 @@
+"""Takes outcomes from a topic of their own into the log: `python -m streaming outcomes`."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+from streaming.patience import patiently
+from streaming.queues.base import Cause, Consumer, DeadLetter, Event, MicroBatch, Queue
+from streaming.queues.factory import open_queue
+from streaming.settings import StreamingSettings
+from zaphod.errors import ConfigError, FencedError, InvalidInputError, QueueUnavailableError
+from zaphod.monitoring.outcomes import Outcome, OutcomeLog, Outcomes, decode_outcome, open_outcomes
+
+_MAX_EVENTS = 10_000
+_ACQUIRE_EVERY_S = 1.0
+
+
+class OutcomeConsumer:
+    """An event is `{"prediction_id": …, "value": …}`. Its offset is committed once it is in a file of the log.
+
+    After a crash between the two it is read again, and counted as doubled. Several may run: each holds the partitions
+    that it gets.
+    """
+
+    def __init__(self, queue: Queue, log: OutcomeLog, *, lease_s: float) -> None:
+        self._queue = queue
+        self._log = log
+        self._lease_s = lease_s
+        self._consumer: Consumer = queue.consumer(f"outcomes-{os.getpid()}-{os.urandom(4).hex()}", lease_s=lease_s)
+        self._stopping = threading.Event()
+        self.num_taken = 0
+
+    def stop(self) -> None:
+        """From a signal handler or another thread."""
+        self._stopping.set()
+        self._consumer.wake()
+
+    def run(self) -> None:
+        """Until `stop`. Outages of the queue are waited out."""
+        renewal = threading.Thread(target=self._renew, name="renew", daemon=True)
+        renewal.start()
+        try:
+            while not self._stopping.is_set():
+                patiently(self.step, stopping=self._stopping, first_s=0.05, longest_s=5.0, tell=lambda _: None)
+        except QueueUnavailableError:
+            pass  # stopped while it was away: what is not committed is read again
+        finally:
+            self._stopping.set()
+            self._consumer.close()
+            renewal.join()
+
+    def step(self) -> int:
+        """One batch of one partition; the number of its events. Raises: QueueUnavailableError."""
+        self._acquire()
+        batch = self._consumer.poll(max_events=_MAX_EVENTS, wait_s=_ACQUIRE_EVERY_S)
+        if batch is None:
+            return 0
+        outcomes: list[Outcome] = []
+        letters: list[DeadLetter] = []
+        for event in batch.events:
+            try:
+                outcomes.append(decode_outcome(event.value))
+            except InvalidInputError as error:
+                letters.append(_letter(event, error.message))
+        if outcomes:
+            self._log.put(Outcomes(outcomes, time.time()))
+            if not self._log.flush():
+                raise QueueUnavailableError("Cannot take outcomes: the log's storage cannot be reached.")
+        return self._commit(batch, letters)
+
+    def _commit(self, batch: MicroBatch, letters: list[DeadLetter]) -> int:
+        try:
+            self._consumer.commit(batch, outputs=[], dead_letters=letters)
+        except FencedError:
+            return 0
+        self.num_taken += len(batch.events)
+        return len(batch.events)
+
+    def _acquire(self) -> None:
+        for partition in set(range(self._queue.num_partitions)) - self._consumer.partitions:
+            self._consumer.acquire(partition)
+
+    def _renew(self) -> None:
+        while not self._stopping.wait(self._lease_s / 3):
+            try:
+                self._consumer.renew()
+            except QueueUnavailableError:
+                continue  # the fence keeps a late commit out
+
+
+def open_consumer(settings: StreamingSettings) -> OutcomeConsumer:
+    """Raises: ConfigError when the settings name no topic or no log."""
+    if settings.outcomes is None:
+        raise ConfigError("Cannot take outcomes: no topic is set. Set outcomes.kind and outcomes.path.")
+    # Every outcome waits for its file: it is written at once.
+    log = open_outcomes(settings.monitoring.model_copy(update={"when_full": "block"}))
+    if log is None:
+        raise ConfigError("Cannot take outcomes: there is no log. Set monitoring.uri.")
+    return OutcomeConsumer(open_queue(settings.outcomes), log, lease_s=settings.outcomes.lease_s)
+
+
+def _letter(event: Event, reason: str) -> DeadLetter:
+    return DeadLetter(
+        event.offset, event.id, event.key, event.value, event.headers, event.created,
+        Cause.UNPROCESSABLE, reason, 1, 0,
+    )  # fmt: skip

@@ -1,0 +1,62 @@
+"""Outcomes from a topic reach the log, each once, and what is none becomes a dead letter."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import duckdb
+import msgspec
+import pytest
+
+from streaming.outcomes import OutcomeConsumer
+from streaming.queues.base import Cursor, NewEvent
+from streaming.queues.sqlite import SqliteQueue
+from tests.conftest import wait_for
+from zaphod.monitoring.outcomes import open_outcomes
+from zaphod.monitoring.settings import LogSettings
+
+OUTCOME = {"prediction_id": "p-1", "value": 1}
+
+
+def produce(queue: SqliteQueue, *values: object) -> None:
+    """One event each."""
+    encoded = [value if isinstance(value, bytes) else msgspec.json.encode(value) for value in values]
+    queue.produce(
+        [NewEvent(value=value, id=f"o{time.time_ns()}{i}", created=time.time()) for i, value in enumerate(encoded)]
+    )
+
+
+@pytest.mark.parametrize("stop_early", [False, True])
+def test_outcomes_are_taken_and_bad_ones_set_aside(tmp_path: Path, *, stop_early: bool) -> None:
+    """Also those that come while it runs; a second consumer goes on where the first one stopped."""
+    queue = SqliteQueue(tmp_path / "topic", num_partitions=2)
+    settings = LogSettings(uri=str(tmp_path / "log"), flush_s=600)
+    log = open_outcomes(settings)
+    assert log is not None
+    produce(queue, OUTCOME, {**OUTCOME, "prediction_id": "p-2", "field": "label", "value": "yes"}, b"{", {"value": 1})
+
+    def consume(until: int) -> None:
+        consumer = OutcomeConsumer(queue, log, lease_s=5.0)
+        thread = threading.Thread(target=consumer.run)
+        thread.start()
+        wait_for(lambda: sum(p.next_offset for p in queue.positions()) == until, timeout_s=10, what="all taken")
+        consumer.stop()
+        thread.join()
+
+    if stop_early:
+        consume(4)
+    produce(queue, {**OUTCOME, "prediction_id": "p-3", "time": "2026-01-01T00:00:00Z"})
+    consume(5)
+    log.close()
+
+    found = duckdb.read_parquet(f"{tmp_path}/log/outcomes/**/*.parquet", union_by_name=True)
+    assert sorted(found.project("prediction_id, field, value, text").fetchall()) == [
+        ("p-1", "outcome", 1.0, "1"),
+        ("p-2", "label", None, "yes"),
+        ("p-3", "outcome", 1.0, "1"),
+    ]
+    letters = queue.read_dead_letters({0: Cursor(), 1: Cursor()}, max_letters=10)
+    assert len(letters) == 2
+    queue.close()
