@@ -17,6 +17,7 @@ from zaphod.columns import Columns
 from zaphod.errors import InvalidInputError, ZaphodError
 from zaphod.monitoring.log import PredictionLog
 from zaphod.monitoring.record import Call, Origin, Status
+from zaphod.predictor import Predictions
 from zaphod.trial import Part, Split
 
 Names: TypeAlias = Sequence[str | None] | pa.Array | None
@@ -32,6 +33,25 @@ class Recorder:
 
     log: PredictionLog
     origin: Origin
+
+    def answered(
+        self, columns: Columns, predictions: Predictions, *, latency_s: float, entities: Names, ids: Ids
+    ) -> None:
+        """A whole call outside an experiment: what nearly all are, so nothing is done twice."""
+        num_rows = columns.num_rows
+        self.log.put(
+            Call(
+                origin=self.origin,
+                id=ids,
+                served_s=time.time(),
+                num_rows=num_rows,
+                latency_s=latency_s,
+                rows=None if num_rows == 1 else _positions(ids, None, num_rows),
+                columns=columns,
+                predictions=predictions,
+                entities=entities,
+            )
+        )
 
     def record(
         self,

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -31,7 +32,7 @@ from zaphod.recorder import Recorder, row_ids
 from zaphod.registry import CHALLENGER, CHAMPION, Reference, Registry
 from zaphod.schema import Schema
 from zaphod.shadow import ShadowSettings, ShadowTask, ShadowWorker
-from zaphod.trial import Trial, ask, merge
+from zaphod.trial import Part, Trial, merge
 
 _log = logging.getLogger(__name__)
 
@@ -114,11 +115,16 @@ class Snapshot:
         if self.trial is not None:
             return self._try(self.trial, columns, entities, ids)
         assert recorder is not None
-        part = ask(Contender(self.predictor, recorder.origin), columns)
-        recorder.record(part, columns, entities=entities, ids=ids)
-        if part.predictions is None:
-            raise part.error or PredictionError("Cannot predict: the model gave nothing.")
-        return Scored(predictions=part.predictions, stamps=(self.stamp,), ids=ids)
+        began = time.perf_counter()
+        try:
+            predictions = self.predictor.predict(columns)
+        except PredictionError as error:
+            part = Part(recorder.origin, None, time.perf_counter() - began, error=error)
+            recorder.record(part, columns, entities=entities, ids=ids)
+            raise
+        latency_s = time.perf_counter() - began
+        recorder.answered(columns, predictions, latency_s=latency_s, entities=entities, ids=ids)
+        return Scored(predictions=predictions, stamps=(self.stamp,), ids=ids)
 
     def refuse(
         self,

@@ -259,7 +259,7 @@ class ShadowWorker:
 
 def frame_of(portion: list[Call], origin: Origin) -> bytes:
     """Calls as one Arrow stream: their rows as the champion's schema has them, and what their records need."""
-    gathered = Gathered(origin)
+    gathered = Gathered(origin, predicted=True)
     gathered.add(portion)
     columns = gathered.columns
     assert columns is not None

@@ -31,6 +31,14 @@ class Texts:
         else:
             self.parts.append(list(values))
 
+    def add_all(self, several: Sequence[Sequence[str | None] | pa.Array]) -> None:
+        """One after the other."""
+        if any(isinstance(values, pa.Array) for values in several):
+            for values in several:
+                self.add(values)
+        else:
+            self.add(list(itertools.chain.from_iterable(several)))
+
     def array(self) -> pa.Array:
         arrays = [part if isinstance(part, pa.Array) else pa.array(part, pa.string()) for part in self.parts]
         return arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
@@ -38,9 +46,13 @@ class Texts:
 
 @dataclass(slots=True)
 class Gathered:
-    """Calls of one origin, status and hour. `counts`, `times`, `latencies` and the words have one item a call."""
+    """Calls of one origin and hour, that were all predicted or none. Lists but `ids` and columns have one item a call.
+
+    statuses, errors, error_fields: of calls that were not predicted.
+    """
 
     origin: Origin
+    predicted: bool
     num_rows: int = 0
     counts: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
@@ -68,9 +80,10 @@ class Gathered:
         self.counts += counts
         self.times += [call.served_s for call in calls]
         self.latencies += [call.latency_s for call in calls]
-        self.statuses += [call.status for call in calls]
-        self.errors += [call.error for call in calls]
-        self.error_fields += [call.error_field for call in calls]
+        if not self.predicted:
+            self.statuses += [call.status for call in calls]
+            self.errors += [call.error for call in calls]
+            self.error_fields += [call.error_field for call in calls]
         self._add_ids(calls, counts)
         self.rows.append(_joined([call.rows for call in calls], counts, total))
         self.buckets.append(_joined([call.buckets for call in calls], counts, total))
@@ -79,8 +92,7 @@ class Gathered:
         if columns:
             self.numbers.append(np.concatenate([part.numbers for part in columns]))
             for position, texts in enumerate(self.strings):
-                for part in columns:
-                    texts.add(part.strings[position])
+                texts.add_all([part.strings[position] for part in columns])
         given = [call.predictions for call in calls if call.predictions is not None]
         if given:
             self.predictions.append(join_predictions(given))
@@ -95,7 +107,7 @@ class Gathered:
 
     def _add_ids(self, calls: Sequence[Call], counts: Sequence[int]) -> None:
         ids = [call.id for call in calls]
-        if all(type(one) is str for one in ids):
+        if set(map(type, ids)) == {str}:
             self.ids += ids  # type: ignore[arg-type]  # just looked
             self.id_counts += counts
             return
@@ -109,11 +121,14 @@ class Gathered:
 
     def _add_entities(self, calls: Sequence[Call], total: int) -> None:
         entities = [call.entities for call in calls]
-        if all(part is None for part in entities):
+        kinds = set(map(type, entities))
+        if kinds == {type(None)}:
             self.entities.add([None] * total)
-            return
-        for part, call in zip(entities, calls, strict=True):
-            self.entities.add([None] * call.num_rows if part is None else part)
+        elif type(None) not in kinds:
+            self.entities.add_all([part for part in entities if part is not None])
+        else:
+            for part, call in zip(entities, calls, strict=True):
+                self.entities.add([None] * call.num_rows if part is None else part)
 
 
 def join_predictions(parts: Sequence[Predictions]) -> Predictions:
@@ -138,7 +153,7 @@ def nullable(parts: Sequence[NDArray[np.int64]], kind: pa.DataType) -> pa.Array:
 
 
 def _joined(parts: Sequence[NDArray[np.int64] | None], counts: Sequence[int], total: int) -> NDArray[np.int64]:
-    if all(part is None for part in parts):
+    if set(map(type, parts)) == {type(None)}:
         return np.full(total, _NONE, dtype=np.int64)
     filled = [
         np.full(count, _NONE, dtype=np.int64) if part is None else part

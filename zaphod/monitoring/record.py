@@ -83,20 +83,22 @@ class Call(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     error_field: str | None = None
 
 
-# Milliseconds, then the process, then a counter: sorts by time, and no two processes make the same.
-_process = os.urandom(6).hex()
-_counter = itertools.count()
+class _Ids:
+    """When the process began, chance, then a counter: no two processes make the same."""
+
+    def __init__(self) -> None:
+        self.begin()
+        os.register_at_fork(after_in_child=self.begin)
+
+    def begin(self) -> None:
+        """Again after a fork: the child makes ids of its own."""
+        self.prefix = f"{time.time_ns() // 1_000_000:012x}{os.urandom(5).hex()}"
+        self.count = itertools.count().__next__
+
+
+_ids = _Ids()
 
 
 def new_id() -> str:
-    """A prediction id: 32 hexadecimal digits, rising with time within a process."""
-    return f"{time.time_ns() // 1_000_000:012x}{_process}{next(_counter) & 0xFFFFFFFF:08x}"
-
-
-def forget_process() -> None:
-    """After a fork: the child makes ids of its own."""
-    global _process  # what a process is, it is once
-    _process = os.urandom(6).hex()
-
-
-os.register_at_fork(after_in_child=forget_process)
+    """A prediction id: 32 hexadecimal digits, rising within a process."""
+    return f"{_ids.prefix}{_ids.count():010x}"

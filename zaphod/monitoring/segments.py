@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 # Items are taken in a few at a time, with a pause between, so that whoever serves meanwhile never waits for the
 # interpreter longer than for one such portion: a fraction of a millisecond.
-_TICK_S = 0.05
+_TICK_S = 0.025
 _PORTION_ITEMS = 64
 _BREATH_S = 0.0002
 _MAX_RETRY_S = 5.0
