@@ -64,6 +64,7 @@ def serve(registry: str, log: str, port: int) -> None:
     """A replica's application alone: `--serve`."""
     import uvicorn
 
+    from deployments.access import open_access
     from deployments.asgi import OnlineApp
     from deployments.catalogue import Catalogue
     from deployments.outcomes import OutcomeInbox
@@ -74,7 +75,7 @@ def serve(registry: str, log: str, port: int) -> None:
     catalogue = Catalogue({"fraud": served(registry, log or None, Arm.ONLINE)})
     limits = Limits()
     app = OnlineApp(
-        catalogue, protocols=[Plain(catalogue, limits=limits)], scoring=Scoring(), limits=limits,
+        catalogue, protocols=[Plain(limits=limits)], scoring=Scoring(), limits=limits, access=open_access(None),
         inbox=OutcomeInbox(None, max_rows=1),
     )  # fmt: skip
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)

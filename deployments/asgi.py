@@ -13,10 +13,10 @@ from deployments.access import Access, challenges
 from deployments.body import read_body
 from deployments.catalogue import Catalogue
 from deployments.errors import status_of
-from deployments.identity import NOBODY, Identity, identify
+from deployments.identity import NOBODY, identify, named
 from deployments.lookups import Lookups
 from deployments.outcomes import OutcomeInbox
-from deployments.protocols.base import Headers, Protocol, Question, Request, Response
+from deployments.protocols.base import Headers, Protocol, Request, Response
 from deployments.scoring import Scoring, within
 from deployments.settings import Limits
 from zaphod.errors import ZaphodError
@@ -122,7 +122,7 @@ class OnlineApp:
             return protocol.refuse(status_of(error), error)
         try:
             scored = await within(
-                self._scoring.score(snapshot, _named(question, identity)), timeout_s=self._limits.predict_timeout_s
+                self._scoring.score(snapshot, named(question, identity)), timeout_s=self._limits.predict_timeout_s
             )
             return protocol.encode(snapshot, question, scored)
         except ZaphodError as error:
@@ -180,16 +180,6 @@ class OnlineApp:
 
     def _refuse(self, status: int, code: str, message: str, *headers: tuple[bytes, bytes]) -> Response:
         return Response(status, self._encoder.encode({"error": code, "message": message}), headers=headers)
-
-
-def _named(question: Question, identity: Identity) -> Question:
-    """With what the headers say, where the protocol's body says nothing."""
-    if identity is NOBODY:
-        return question
-    entities = question.entities
-    if entities is None and identity.entity is not None:
-        entities = [identity.entity] * question.columns.num_rows
-    return msgspec.structs.replace(question, entities=entities, id=identity.id or question.id)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

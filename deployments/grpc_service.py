@@ -10,6 +10,7 @@ import grpc
 from deployments.access import Access
 from deployments.catalogue import Catalogue, Wanted
 from deployments.errors import status_of
+from deployments.identity import NOBODY, identify, named
 from deployments.protocols.base import Question
 from deployments.protocols.messages import message
 from deployments.protocols.openinference import describe
@@ -126,11 +127,16 @@ class InferenceService:
                 f"Expected a message of at most {self._limits.max_body_bytes} bytes (max_body_bytes), got more"
             )
         names = [output.name for output in request.outputs]
-        check_names(snapshot.schema, names)
-        columns = to_columns(snapshot, _tensors(request), max_rows=self._limits.max_rows)
-        scored = await within(
-            self._scoring.score(snapshot, Question(columns)), timeout_s=self._limits.predict_timeout_s
-        )
+        identity = NOBODY
+        try:
+            identity = identify(_headers(context))
+            check_names(snapshot.schema, names)
+            columns = to_columns(snapshot, _tensors(request), max_rows=self._limits.max_rows)
+        except ZaphodError as error:
+            snapshot.refuse(error, entities=[identity.entity], ids=identity.id)
+            raise
+        question = named(Question(columns), identity)
+        scored = await within(self._scoring.score(snapshot, question), timeout_s=self._limits.predict_timeout_s)
         frame = request.parameters["content_type"].string_param == "pd" if request.parameters else False
         return _answer(request, snapshot, scored, names=names, frame=frame, context=context)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deployments.protocols.base import Headers
+import msgspec
+
+from deployments.protocols.base import Headers, Question
 from zaphod.errors import InvalidInputError
 
 ENTITY = b"x-zaphod-entity"
@@ -33,6 +35,16 @@ def identify(headers: Headers) -> Identity:
         elif key == PREDICTION:
             name = _text(key, value)
     return NOBODY if entity is None and name is None else Identity(entity, name)
+
+
+def named(question: Question, identity: Identity) -> Question:
+    """With what the headers say, where the protocol's body says nothing."""
+    if identity is NOBODY:
+        return question
+    entities = question.entities
+    if entities is None and identity.entity is not None:
+        entities = [identity.entity] * question.columns.num_rows
+    return msgspec.structs.replace(question, entities=entities, id=identity.id or question.id)
 
 
 def _text(key: bytes, value: bytes) -> str:

@@ -1,0 +1,232 @@
+"""Experiments start, ramp and end by one journal entry each, whoever else tries the same at the same time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.experiment.conftest import PLAN, run
+from zaphod.errors import ConfigError, GateError, ModelNotFoundError, RegistryConflictError
+from zaphod.experiment.auto import End, Look, Watcher
+from zaphod.experiment.lifecycle import Ended, find, promote, ramp, roll_back, start, stop
+from zaphod.experiment.plan import MetricPlan, Plan
+from zaphod.experiment.spec import Experiment, Mode
+from zaphod.monitoring.log import open_log
+from zaphod.monitoring.record import Arm, Call, Origin, Status
+from zaphod.monitoring.settings import LogSettings
+from zaphod.registry import CHAMPION, Registry
+
+
+def begin(registry: Registry, share: float = 0.5) -> Experiment:
+    """Version 2 against version 1."""
+    return start(registry, "constant", challenger=2, plan=PLAN, share=share, why="test")
+
+
+def test_from_start_to_stop(registry: Registry) -> None:
+    """Each step is one entry that says what and why; the first step is one per cent, the next ones the ramp's."""
+    started = start(registry, "constant", challenger=2, plan=PLAN, why="looks better")
+    shares = [started.phase.share] + [ramp(registry, "constant", why="fine so far").share for _ in range(4)]
+    with pytest.raises(ConfigError, match=r"has 0\.5 already"):
+        ramp(registry, "constant", why="more")
+    stopped = stop(registry, "constant", why="enough")
+
+    assert shares == [0.01, 0.05, 0.1, 0.25, 0.5]
+    assert [phase.number for phase in stopped.phases] == [1, 2, 3, 4, 5]
+    assert stopped.phases[0] == started.phase
+    assert registry.state("constant").experiment is None
+    actions = [(change.action.split(":")[0], change.why) for change in registry.journal("constant")[1:]]
+    assert actions == [
+        (f"experiment start {started.id}", "looks better"),
+        *[(f"experiment ramp {started.id}", "fine so far")] * 4,
+        (f"experiment stop {started.id}", "enough"),
+    ]
+
+
+def test_what_cannot_run_is_refused(registry: Registry) -> None:
+    """A second experiment, the champion against itself, fields that differ, a plan that cannot be measured."""
+    for version, plan, mode, message in (
+        (1, PLAN, Mode.AB, "with itself"),
+        (3, PLAN, Mode.AB, "`age` is unknown to the champion"),
+        (9, PLAN, Mode.AB, "Cannot describe"),
+        (2, PLAN, Mode.SHADOW, "nobody was given the challenger's answers"),
+        (2, Plan(metrics=(MetricPlan(name="m", covariate="income"),)), Mode.AB, "Expected a covariate among"),
+    ):
+        with pytest.raises((ConfigError, ModelNotFoundError), match=message):
+            start(registry, "constant", challenger=version, plan=plan, why="test", mode=mode)
+    begin(registry)
+    with pytest.raises(ConfigError, match="Stop it first"):
+        begin(registry)
+    with pytest.raises(ConfigError, match="an experiment holds it"):
+        registry.delete("constant", version=2, why="test")
+
+
+def test_the_loser_of_a_race_is_told(registry: Registry) -> None:
+    """Of writers that start, ramp or promote at once, one succeeds and the others learn it."""
+    before = registry.state("constant")
+    registry.append("constant", before=before, action="somebody else's", why="first")
+
+    with pytest.raises(RegistryConflictError):
+        registry.append("constant", before=before, experiment=None, action="mine", why="second")
+
+    outcomes: list[str] = []
+    barrier = threading.Barrier(4)
+
+    def race() -> None:
+        barrier.wait()
+        try:
+            begin(registry)
+            outcomes.append("won")
+        except (RegistryConflictError, ConfigError):
+            outcomes.append("told")
+
+    threads = [threading.Thread(target=race) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["told", "told", "told", "won"]
+
+
+def test_a_promotion_needs_the_gate_and_ends_the_experiment(registry: Registry) -> None:
+    """Alias and end stand in one entry, made once; without the gate nothing changes."""
+    experiment = begin(registry)
+    with pytest.raises(GateError, match="never validated"):
+        promote(registry, experiment, why="better")
+    assert registry.state("constant").experiment is not None
+
+    registry.set_alias("constant", alias=CHAMPION, version=2, action="promote", why="by hand")
+
+    assert registry.state("constant").experiment is None
+    assert promote(registry, experiment, why="again") is None
+    assert roll_back(registry, experiment, why="again") is None
+
+
+def test_past_experiments_are_found(registry: Registry) -> None:
+    """By id or the newest, with the moment and the way they ended."""
+    first = begin(registry)
+    stop(registry, "constant", why="test")
+    second = begin(registry)
+    assert find(registry, "constant") == second
+    roll_back(registry, second, why="worse")
+
+    newest, older = find(registry, "constant"), find(registry, "constant", first.id)
+
+    assert isinstance(newest, Ended)
+    assert isinstance(older, Ended)
+    assert (newest.experiment, newest.how) == (second, f"experiment roll back {second.id}")
+    assert older.experiment == first
+    assert abs(older.at_s - time.time()) < 60
+    with pytest.raises(ModelNotFoundError):
+        find(registry, "constant", "nothing")
+
+
+def write_failures(uri: Path, registry: Registry, experiment: Experiment) -> None:
+    """A log in which the challenger fails on half of its rows."""
+    log = open_log(LogSettings(uri=str(uri)))
+    assert log is not None
+    schema = registry.describe("constant", 1)[1]
+    rng = np.random.default_rng(0)
+    for variant in ("champion", "challenger"):
+        origin = Origin(
+            arm=Arm.ONLINE, model="constant", version=1, bundle_sha256="", schema=schema, variant=variant,
+            experiment=experiment.id, phase=1, mode=Mode.AB,
+        )  # fmt: skip
+        for i in range(2_000):
+            failed = variant == "challenger" and rng.random() < 0.5
+            log.put(
+                Call(
+                    origin=origin, id=f"{variant}-{i}", served_s=experiment.phase.started_s, num_rows=1,
+                    entities=[f"{variant}-{i}"], status=Status.FAILED if failed else Status.OK,
+                )
+            )  # fmt: skip
+    log.close()
+
+
+def test_two_watchers_act_once(registry: Registry, tmp_path: Path) -> None:
+    """Both see the breach before either acts: one rolls back, the other finds it done."""
+    experiment = begin(registry)
+    write_failures(tmp_path / "log", registry, experiment)
+    barrier = threading.Barrier(2)
+    ends: list[End | None] = []
+
+    def both_have_looked(look: Look) -> None:
+        barrier.wait(timeout=30)
+
+    def watch_once() -> None:
+        watcher = Watcher(registry, experiment, log_uri=str(tmp_path / "log"))
+        end = watcher.step(may_promote=True, on_look=both_have_looked)
+        ends.append(end or watcher.step(may_promote=True, on_look=lambda _: None))
+        watcher.close()
+
+    threads = [threading.Thread(target=watch_once) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(ends) == [End.ELSEWHERE, End.ROLLED_BACK]
+    (entry,) = [c for c in registry.journal("constant") if c.action.startswith("experiment roll back")]
+    assert "failed predictions" in entry.why
+
+
+KILLED = """
+import os, sys
+from zaphod.experiment.auto import Watcher
+from zaphod.registry import Registry
+from zaphod.storage import LocalStorage
+
+before_journal = sys.argv[3] == "before"
+create = LocalStorage.create
+
+def die(self, path, data):
+    if "/journal/" in path:
+        if not before_journal:
+            create(self, path, data)
+        os.kill(os.getpid(), 9)
+    create(self, path, data)
+
+LocalStorage.create = die
+registry = Registry.open(sys.argv[1])
+experiment = registry.state("constant").experiment
+Watcher(registry, experiment, log_uri=sys.argv[2]).step(may_promote=True, on_look=lambda _: None)
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_watcher_killed_while_it_acts_leaves_one_entry(registry: Registry, tmp_path: Path, when: str) -> None:
+    """Killed before its entry the next one acts; killed right after it, the next one finds it done."""
+    experiment = begin(registry)
+    write_failures(tmp_path / "log", registry, experiment)
+
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, registry.uri, str(tmp_path / "log"), when], timeout=60, env=dict(os.environ)
+    )
+    watcher = Watcher(registry, experiment, log_uri=str(tmp_path / "log"))
+    end = watcher.step(may_promote=True, on_look=lambda _: None)
+    watcher.close()
+
+    assert killed.returncode == -9
+    assert end is (End.ROLLED_BACK if when == "before" else End.ELSEWHERE)
+    assert sum(c.action.startswith("experiment roll back") for c in registry.journal("constant")) == 1
+    assert registry.state("constant").experiment is None
+
+
+def test_an_experiment_of_an_older_champion_is_nobodys(registry: Registry) -> None:
+    """Written by hand with another champion, it is followed by no arm."""
+    import msgspec
+
+    from zaphod.served import ServedModel
+
+    experiment = begin(registry)
+    run(registry, msgspec.structs.replace(experiment, champion=3))
+    served = ServedModel.open(registry, "constant")
+
+    assert served.snapshot().trial is None
+    served.close()
