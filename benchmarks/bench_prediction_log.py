@@ -67,6 +67,7 @@ def serve(registry: str, log: str, port: int) -> None:
     from deployments.access import open_access
     from deployments.asgi import OnlineApp
     from deployments.catalogue import Catalogue
+    from deployments.lookups import Lookups
     from deployments.outcomes import OutcomeInbox
     from deployments.protocols.plain import Plain
     from deployments.scoring import Scoring
@@ -76,7 +77,7 @@ def serve(registry: str, log: str, port: int) -> None:
     limits = Limits()
     app = OnlineApp(
         catalogue, protocols=[Plain(limits=limits)], scoring=Scoring(), limits=limits, access=open_access(None),
-        inbox=OutcomeInbox(None, max_rows=1),
+        inbox=OutcomeInbox(None, max_rows=1), lookups=Lookups(None, timeout_s=1.0),
     )  # fmt: skip
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)
 
