@@ -84,6 +84,8 @@ def score_unit(unit: Unit, work: Work) -> Receipt:
         if work.on_corrupt is OnCorrupt.FAIL:
             return Receipt.failed(unit.id, error.message)
         receipt = reject_whole(unit, work, error.message)
+    except MemoryError:
+        return Receipt.failed(unit.id, source.not_enough_memory(unit))
     except ZaphodError as error:
         return Receipt.failed(unit.id, error.message)
     staging.leave_receipt(receipt)

@@ -105,8 +105,16 @@ def read(source: Location, unit: Unit, wanted: Wanted, *, batch_rows: int) -> It
                 continue
             yield _head(whole, left)
             return
+    except MemoryError as error:
+        # Arrow's own is among what it raises for broken bytes, and the file is as good as it was.
+        raise BatchError(not_enough_memory(unit)) from error
     except _READ_ERRORS as error:
         raise CorruptFileError(_describe(unit.path, error)) from error
+
+
+def not_enough_memory(unit: Unit) -> str:
+    """What to say of a unit that was refused memory."""
+    return f"Cannot score {unit.path}: not enough memory. Lower batch_rows or max_tasks, or give the job more."
 
 
 def open_text(source: Location, path: str) -> pa.NativeFile:

@@ -15,8 +15,10 @@ from batch.commit import OutputFile, Staging
 from batch.files import HashingSink, write_whole
 from zaphod.location import HIVE_NULL
 
-# Rows that are written at once: a reader wants row groups larger than a batch.
+# What is written at once, whichever comes first: a reader wants row groups larger than a batch, and wide rows must not
+# gather in memory.
 _ROW_GROUP_ROWS = 131_072
+_ROW_GROUP_BYTES = 64 * 1024 * 1024
 
 
 class PartWriter:
@@ -41,7 +43,8 @@ class PartWriter:
             stack.callback(self._flush)
         self._waiting.append(table)
         self.num_rows += table.num_rows
-        if sum(waiting.num_rows for waiting in self._waiting) >= _ROW_GROUP_ROWS:
+        rows = sum(waiting.num_rows for waiting in self._waiting)
+        if rows >= _ROW_GROUP_ROWS or sum(waiting.nbytes for waiting in self._waiting) >= _ROW_GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:

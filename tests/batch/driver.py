@@ -27,8 +27,9 @@ from zaphod.registry import Registry
 def main(home: Path, registry: str, step: str, count: int, *words: str) -> None:
     """Runs the job of `tables.make_settings`."""
     changes: dict[str, object] = dict(word.split("=", 1) for word in words if "=" in word)
-    if "upsert_by" in changes:
-        changes["upsert_by"] = [changes["upsert_by"]]
+    for name in ("keep", "upsert_by"):
+        if name in changes:
+            changes[name] = str(changes[name]).split(",")
     settings = tables.make_settings(home, Registry.open(registry), **changes)
     seen: Counter[str] = Counter()
 

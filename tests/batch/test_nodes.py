@@ -1,0 +1,76 @@
+"""A cluster of two nodes with one CPU each loses one of them amid the work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import psutil
+import pytest
+
+from tests.batch import tables
+from tests.batch.test_ray import open_files, result, undisturbed, write_config
+from tests.conftest import ROOT, wait_for
+from zaphod import machine
+from zaphod.registry import Registry
+
+pytestmark = [pytest.mark.cluster, pytest.mark.fault, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def second_node(tmp_path_factory: pytest.TempPathFactory, one_cpu: dict[str, str]) -> Iterator[Path]:
+    """Another node of the cluster, on an address of its own; the folder that marks its processes."""
+    mark = tmp_path_factory.mktemp("node")
+    command = [
+        str(Path(sys.executable).parent / "ray"), "start", f"--address={one_cpu['RAY_ADDRESS']}", "--num-cpus=1",
+        "--node-ip-address=127.0.0.3", "--disable-usage-stats",
+    ]  # fmt: skip
+    environ = {**os.environ, **one_cpu, machine.MARK: str(mark)}
+    environ.pop("RAY_ADDRESS")
+    done = subprocess.run(command, env=environ, timeout=100, capture_output=True, text=True, start_new_session=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield mark
+    machine.end_marked(mark)
+
+
+def test_a_killed_node_is_done_without(
+    tmp_path: Path, registry: Registry, one_cpu: dict[str, str], second_node: Path
+) -> None:
+    """`kill -9` of all processes of a node while it writes a unit: the other node does the rest, and each row is there
+    once, in the bytes of a run that nobody disturbed.
+    """
+    tables.write_input(tmp_path / "input", num_files=30, num_rows=2_000)
+    write_config(tmp_path, registry, unit_rows=2_000, batch_rows=50)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "batch", "--config", "batch.yaml"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **one_cpu},
+        stdout=subprocess.DEVNULL,
+    )
+    victims: list[psutil.Process] = []
+
+    def amid_a_unit() -> bool:
+        assert process.poll() is None, "the job ended before a kill"
+        growing = {str(path) for path in (tmp_path / "output/.staging").glob("*/growing/*.part")}
+        if not growing:
+            return False
+        victims[:] = machine.marked_processes(second_node)
+        return any(growing & set(open_files(victim)) for victim in victims)
+
+    wait_for(amid_a_unit, timeout_s=60, what="a unit in work on the second node")
+    for victim in victims:
+        victim.send_signal(signal.SIGKILL)
+    assert process.wait(timeout=150) == 0
+
+    (run,) = (tmp_path / "output/runs").iterdir()
+    with duckdb.connect() as connection:
+        found = connection.execute(
+            f"SELECT count(*), count(DISTINCT id) FROM '{run}/predictions/*.parquet'"  # noqa: S608  # our own folder
+        ).fetchone()
+    assert found == (60_000, 60_000)
+    assert result(tmp_path) == undisturbed(tmp_path, registry)
