@@ -218,6 +218,9 @@ class Staging:
         on_step("sealed")
         if not self.output.is_local:
             return
+        # A process that died amid one of these three left it under a passing name.
+        for stray in Path(self.data.path).glob(".staged-*"):
+            stray.unlink()
         target = Path(self.output.child(self.published))
         target.parent.mkdir(parents=True, exist_ok=True)
         # A run without a row to predict is an empty table, not a missing one.

@@ -232,6 +232,21 @@ def test_a_file_that_changes_under_the_job_is_an_error(tmp_path: Path, registry:
         tables.run(tables.make_settings(tmp_path, registry), on_step=change)
 
 
+def test_what_a_dead_process_left_is_not_published(tmp_path: Path, registry: Registry) -> None:
+    """A kill may fall while manifest.json is written under a passing name: the run is the same as ever."""
+    tables.write_input(tmp_path / "input")
+    whole = tables.run(tables.make_settings(tmp_path, registry, output=str(tmp_path / "other")))
+
+    def leave(step: str) -> None:
+        if step == "publishing":
+            (folder,) = (tmp_path / "output/.staging").glob("*/run")
+            (folder / ".staged-x1").write_bytes(b"{")
+
+    outcome = tables.run(tables.make_settings(tmp_path, registry), on_step=leave)
+
+    assert tables.content(Path(outcome.predictions).parent) == tables.content(Path(whole.predictions).parent)
+
+
 def test_a_sample_is_published_beside(tmp_path: Path, registry: Registry) -> None:
     """A sample has its rows and its own folder, and current.json stays with the whole run."""
     tables.write_input(tmp_path / "input")
