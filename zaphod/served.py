@@ -37,7 +37,9 @@ from zaphod.trial import Part, Trial, merge
 _log = logging.getLogger(__name__)
 
 # A promotion must show in every arm within two seconds; a look at a local registry costs about 50 us.
-_WATCH_INTERVAL_S = 0.5
+WATCH_INTERVAL_S = 0.5
+# A version that cannot be loaded is tried again: its bundle may be restored.
+_REFUSED_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,7 @@ class ServedModel:
     _recording: Recording | None = None
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
-    _refused: int | None = None
+    _refused: tuple[int, float] | None = None
     _followed: tuple[str, int] | None = None
 
     @classmethod
@@ -208,8 +210,9 @@ class ServedModel:
         *,
         on_swap: Callable[[Snapshot], None] | None = None,
         recording: Recording | None = None,
+        interval_s: float = WATCH_INTERVAL_S,
     ) -> ServedModel:
-        """Loads and warms up now, then watches in a daemon thread.
+        """Loads and warms up now, then watches in a daemon thread. interval_s: between two looks at the registry.
 
         Raises: ModelNotFoundError, ModelLoadError, ConfigError.
         """
@@ -220,7 +223,7 @@ class ServedModel:
             with contextlib.suppress(ZaphodError, OSError):
                 served._follow(registry.state(parsed.name).experiment)
             served._thread = threading.Thread(
-                target=served._watch, args=(on_swap,), name=f"watch-{reference}", daemon=True
+                target=served._watch, args=(on_swap, interval_s), name=f"watch-{reference}", daemon=True
             )
             served._thread.start()
         return served
@@ -246,11 +249,12 @@ class ServedModel:
         """
         version = self.registry.resolve(self.reference)
         changed = False
-        if version not in (self._snapshot.bundle.version, self._refused):
+        if version != self._snapshot.bundle.version and not self._refuses(version):
             try:
                 snapshot = take_snapshot(self.registry, self.reference, version, recording=self._recording)
-            except ZaphodError:
-                self._refused = version
+            except ZaphodError as error:
+                if not error.retryable:
+                    self._refused = (version, time.monotonic() + _REFUSED_S)
                 raise
             before, self._snapshot = self._snapshot, snapshot
             self._end_shadow(before.trial)
@@ -282,12 +286,15 @@ class ServedModel:
             self._end_shadow(before)
         return True
 
+    def _refuses(self, version: int) -> bool:
+        return self._refused is not None and self._refused[0] == version and time.monotonic() < self._refused[1]
+
     def _end_shadow(self, trial: Trial | None) -> None:
         if trial is not None and trial.shadow is not None:
             trial.shadow.close()
 
-    def _watch(self, on_swap: Callable[[Snapshot], None] | None) -> None:
-        while not self._stop.wait(_WATCH_INTERVAL_S):
+    def _watch(self, on_swap: Callable[[Snapshot], None] | None, interval_s: float) -> None:
+        while not self._stop.wait(interval_s):
             try:
                 if self.refresh():
                     snapshot = self._snapshot

@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import wait_for
+from tests import gcs
+from tests.conftest import ROOT, wait_for
 from zaphod import machine
 from zaphod.bundle import EXAMPLE, MANIFEST, SCHEMA, SKOPS, Manifest, seal
 from zaphod.commands.versions import garbage, previous_version
@@ -69,12 +70,19 @@ def answers(url: str) -> bool:
     return True
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(scope="session")
+def gs() -> Iterator[str]:
+    """A stand-in for Google Cloud Storage with an empty bucket."""
+    with gcs.running():
+        yield "gs://registries"
+
+
+@pytest.fixture(params=["folder", "s3", "gs"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
     """An empty registry of each kind."""
     if request.param == "folder":
         return Registry.open(str(tmp_path))
-    return Registry.open(f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}")
+    return Registry.open(f"{request.getfixturevalue(request.param)}/{uuid.uuid4().hex}")
 
 
 @pytest.fixture
@@ -141,6 +149,40 @@ def test_many_racing_writers_lose_no_change(folder: Registry) -> None:
         won = list(pool.map(move, [1, 2, 3] * 8))
 
     assert sum(won) == len(folder.journal("m")) == folder.state("m").generation
+
+
+RACE = """
+import sys
+from zaphod.errors import RegistryConflictError
+from zaphod.registry import Registry
+
+registry = Registry.open(sys.argv[1])
+for i in range(40):
+    try:
+        registry.set_alias("m", alias="champion", version=i % 3 + 1, action="promote", why=sys.argv[2])
+        print("won")
+    except RegistryConflictError as error:
+        assert "retry" in error.message
+        print("told")
+"""
+
+
+def test_racing_processes_lose_no_change(folder: Registry) -> None:
+    """Each of 120 promotions by three processes is in the journal or was told to retry, and both happen."""
+    for _ in range(3):
+        folder.publish("m", FILES)
+    command = [sys.executable, "-c", RACE, folder.uri]
+
+    racers = [subprocess.Popen([*command, str(i)], cwd=ROOT, stdout=subprocess.PIPE, text=True) for i in range(3)]
+    said = [racer.communicate(timeout=60)[0].split() for racer in racers]
+
+    assert [racer.returncode for racer in racers] == [0, 0, 0]
+    journal = folder.journal("m")
+    won = [words.count("won") for words in said]
+    assert sum(won) == len(journal) == folder.state("m").generation
+    assert [sum(change.why == str(i) for change in journal) for i in range(3)] == won
+    assert sum(words.count("told") for words in said) == 120 - sum(won) > 0
+    assert [change.generation for change in journal] == list(range(1, sum(won) + 1))
 
 
 def test_a_change_survives_a_writer_that_died_before_copying(folder: Registry, tmp_path: Path) -> None:
