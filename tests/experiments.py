@@ -50,7 +50,7 @@ def phase(
     total = (rng.random(entities) < np.where(which, challenger, champion)).astype(np.float64)
     seen = START_S + STEP_S * np.arange(entities)
     countries = rng.choice(3, entities, p=(0.6, 0.3, 0.1)).astype(np.int32)
-    ends = np.unique(np.linspace(1, entities, 100).astype(int))
+    ends = np.unique(np.linspace(1, entities, 100).astype(int)) if entities else np.array([], dtype=int)
     cumulated = np.cumsum(which)
     num = [int((~which).sum()), int(which.sum())]
     return PhaseData(

@@ -117,6 +117,7 @@ def _effect(
     relative = _interval(estimates.relative, sequence.half_width(estimates.relative_se, estimates.n), estimates, last)
     return Effect(
         metric=metric.name,
+        n=int(estimates.n[last]),
         n_champion=int(estimates.n_champion[last]),
         n_challenger=int(estimates.n_challenger[last]),
         champion=_finite(estimates.champion[last]),
@@ -135,6 +136,7 @@ def _nothing(metric: MetricPlan) -> Effect:
     nothing = Interval(value=None)
     return Effect(
         metric=metric.name,
+        n=0,
         n_champion=0,
         n_challenger=0,
         champion=None,

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
 
 from zaphod.experiment import plots, wording
+from zaphod.experiment.findings import MEANINGS, Findings, allowed, sentence
 from zaphod.experiment.health import health_checks
-from zaphod.experiment.offline import Offline
-from zaphod.experiment.plan import GuardrailPlan, MetricPlan, Plan
-from zaphod.experiment.results import Analysis, Effect, GuardrailResult, GuardState, PhaseResult
-from zaphod.experiment.spec import Experiment, Mode
-from zaphod.experiment.verdict import Decision, Verdict
+from zaphod.experiment.plan import GuardrailPlan, MetricPlan
+from zaphod.experiment.results import Effect, GuardrailResult, GuardState, PhaseResult
+from zaphod.experiment.spec import Mode
+from zaphod.experiment.verdict import Verdict
 from zaphod.reporting.interval import Interval
 from zaphod.reporting.page import badge, code, figure, p_text, page, table, text, tile
 
-_TITLES = {
-    Verdict.PROMOTE: ("passed", "promote the challenger"),
-    Verdict.ROLL_BACK: ("failed", "roll back the challenger"),
-    Verdict.GO_ON: ("waiting", "go on"),
-    Verdict.INCONCLUSIVE: ("skipped", "inconclusive"),
-}
-_MEANING = {
-    Verdict.PROMOTE: "The challenger is surely good enough by every metric, and nothing speaks against it.",
-    Verdict.ROLL_BACK: "Something is surely wrong. The champion should answer everybody again.",
-    Verdict.GO_ON: "It is too early to tell. Nothing is wrong with waiting, or with looking again at any time.",
-    Verdict.INCONCLUSIVE: "Nothing surely speaks for the challenger, and no more data was planned. The champion stays.",
+_STATES = {
+    Verdict.PROMOTE: "passed",
+    Verdict.ROLL_BACK: "failed",
+    Verdict.GO_ON: "waiting",
+    Verdict.INCONCLUSIVE: "skipped",
 }
 _WHO = {
     Mode.AB: "Each entity (a customer, an account) is answered by one of the two models, as if picked by lot.",
@@ -37,17 +30,6 @@ _GUARD_BADGES = {
     GuardState.HELD: ("passed", "holds"),
     GuardState.BREACHED: ("failed", "breached"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """All that a report is made of. offline: what the gate had measured; None where it never ran."""
-
-    experiment: Experiment
-    plan: Plan
-    analysis: Analysis
-    decision: Decision
-    offline: Offline | None = None
 
 
 def render_report(findings: Findings) -> str:
@@ -71,19 +53,19 @@ def render_report(findings: Findings) -> str:
 
 def _head(findings: Findings) -> str:
     experiment, decision, phase = findings.experiment, findings.decision, findings.analysis.current
-    state, title = _TITLES[decision.verdict]
+    state = _STATES[decision.verdict]
     for_s = findings.analysis.now_s - experiment.phases[0].started_s
     running = (
         f"Version {experiment.challenger} (challenger) against version {experiment.champion} (champion), "
         f"experiment {experiment.id}, read {_when(findings.analysis.now_s)} after {wording.duration(for_s)}. "
     )
     share = "" if experiment.mode is Mode.INTERLEAVE else f" The challenger's share is {phase.share:.0%} in this phase."
-    reasons = "".join(f"<li>{code(_sentence(reason))}</li>" for reason in decision.reasons)
-    warnings = "".join(f"<li>{code(_sentence(warning))}</li>" for warning in decision.warnings)
+    reasons = "".join(f"<li>{code(sentence(reason))}</li>" for reason in decision.reasons)
+    warnings = "".join(f"<li>{code(sentence(warning))}</li>" for warning in decision.warnings)
     return (
-        f'<div class="top"><h1>{text(experiment.model)}</h1>{badge(state, title)}</div>'
+        f'<div class="top"><h1>{text(experiment.model)}</h1>{badge(state, findings.title)}</div>'
         f'<p class="soft">{text(running)}</p>'
-        f'<div class="card verdict {state}"><p><strong>{text(_MEANING[decision.verdict])}</strong></p>'
+        f'<div class="card verdict {state}"><p><strong>{text(MEANINGS[decision.verdict])}</strong></p>'
         f"<ul>{reasons}</ul>{f'<h3>Take care</h3><ul>{warnings}</ul>' if warnings else ''}</div>"
         f'<p class="soft lead">{text(_WHO[experiment.mode])}{text(share)}</p>'
     )
@@ -187,15 +169,13 @@ def _guardrail_row(plan: GuardrailPlan, result: GuardrailResult) -> str:
     what = "failed predictions" if plan.bad == "failed" else f"slower than {plan.objective_ms:g} ms"
     low = result.difference.low
     more = "too early" if low is None else "nothing" if low <= 0 else f"{low:.2%}"
-    allowed = [] if plan.worse_by_at_most is None else [f"{plan.worse_by_at_most:.2%} more than the champion"]
-    allowed += [] if plan.at_most is None else [f"{plan.at_most:.2%} in all"]
     return (
         f'<tr><td class="name">{text(plan.name)}<br><span class="soft">{text(what)}</span></td>'
         f"<td>{badge(state, label)}</td>"
         f'<td class="number">{result.champion:.2%}<br><span class="soft">of {result.predictions_champion:,}</span></td>'
         f'<td class="number">{result.challenger:.2%}<br>'
         f'<span class="soft">of {result.predictions_challenger:,}</span></td>'
-        f'<td class="number">{more}</td><td>{text("; ".join(allowed))}</td></tr>'
+        f'<td class="number">{more}</td><td>{text(allowed(plan))}</td></tr>'
     )
 
 
@@ -282,10 +262,6 @@ def _percent(one: Interval) -> tuple[str, str]:
 
 def _at_most(p_value: float) -> str:
     return f"at most {p_value:.1%}" if p_value >= 0.001 else "under 0.1%"
-
-
-def _sentence(reason: str) -> str:
-    return reason[:1].upper() + reason[1:] + ("" if reason.endswith(".") else ".")
 
 
 def _when(at_s: float) -> str:

@@ -22,6 +22,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
     """One metric of one phase. effect: challenger less champion, in the metric's units.
 
+    n: entities of both variants together; where both score all, each once.
     usable: the smallest numbers are reached, so that the interval holds. p_value: always valid, so it never rises.
     relative: the effect over the champion's level. variance_kept: what a covariate left of the variance; 1 without one.
     needed: entities of both variants together at which the effect, if it stays, leaves the bound of a promotion or of a
@@ -29,6 +30,7 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     metric: str
+    n: int
     n_champion: int
     n_challenger: int
     champion: float | None
@@ -40,11 +42,6 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     variance_kept: float
     needed: int | None
     looks: tuple[Look, ...]
-
-    @property
-    def n(self) -> int:
-        """Entities of both."""
-        return self.n_champion + self.n_challenger
 
 
 class SegmentEffect(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,8 @@ import math
 
 import msgspec
 
+_MORE_DIGITS = 4
+
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
     """An estimate and its two-sided confidence interval; None where the data cannot say."""
@@ -30,6 +32,9 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
             return f"{self.value:.4g}", None
         # Two digits of the half width: more would be noise.
         digits = max(0, 1 - math.floor(math.log10((self.high - self.low) / 2)))
+        # But on which side of zero a bound is decides, so one that is near zero gets more.
+        nearest = min((abs(bound) for bound in (self.low, self.high) if bound), default=1.0)
+        digits += next((more for more in range(_MORE_DIGITS) if nearest >= 0.5 * 10.0 ** -(digits + more)), 0)
         value, low, high = (_written(number, digits=digits) for number in (self.value, self.low, self.high))
         return value, f"{low} to {high}"
 

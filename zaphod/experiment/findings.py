@@ -1,0 +1,52 @@
+"""What both reports are made of, and the words they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zaphod.experiment.offline import Offline
+from zaphod.experiment.plan import GuardrailPlan, Plan
+from zaphod.experiment.results import Analysis
+from zaphod.experiment.spec import Experiment
+from zaphod.experiment.verdict import Decision, Verdict
+
+MEANINGS = {
+    Verdict.PROMOTE: "The challenger is surely good enough by every metric, and nothing speaks against it.",
+    Verdict.ROLL_BACK: "Something is surely wrong. The champion should answer everybody again.",
+    Verdict.GO_ON: "It is too early to tell. Nothing is wrong with waiting, or with looking again at any time.",
+    Verdict.INCONCLUSIVE: "Nothing surely speaks for the challenger, and no more data was planned. The champion stays.",
+}
+_TITLES = {
+    Verdict.PROMOTE: "promote the challenger",
+    Verdict.ROLL_BACK: "roll back the challenger",
+    Verdict.GO_ON: "go on",
+    Verdict.INCONCLUSIVE: "inconclusive",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """One look at an experiment. offline: what the gate had measured; None where it never ran."""
+
+    experiment: Experiment
+    plan: Plan
+    analysis: Analysis
+    decision: Decision
+    offline: Offline | None = None
+
+    @property
+    def title(self) -> str:
+        """The verdict in a few words."""
+        return _TITLES[self.decision.verdict]
+
+
+def sentence(reason: str) -> str:
+    """With a capital and a full stop."""
+    return reason[:1].upper() + reason[1:] + ("" if reason.endswith(".") else ".")
+
+
+def allowed(plan: GuardrailPlan) -> str:
+    """A guardrail's bounds."""
+    bounds = [] if plan.worse_by_at_most is None else [f"{plan.worse_by_at_most:.2%} more than the champion"]
+    bounds += [] if plan.at_most is None else [f"{plan.at_most:.2%} in all"]
+    return "; ".join(bounds)
