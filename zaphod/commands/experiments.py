@@ -18,10 +18,12 @@ from zaphod.settings import load_settings
 if TYPE_CHECKING:
     # Half a second to import, and `start` and `stop` do without.
     from zaphod.experiment.auto import Look
+    from zaphod.experiment.findings import Findings
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
 CONFIG = Path("configs/experiment.yaml")
+REPORT = Path("experiment.html")
 DEFAULT_LOG = "var/monitoring"
 LogOption = Annotated[
     str, typer.Option("--log", envvar="ZAPHOD_LOG", help="where the arms log: their `monitoring.uri`")
@@ -100,7 +102,7 @@ def status(
 
     console = Console()
     if not auto:
-        _show(console, _look(Registry.open(registry), name, identity, log))
+        _show(console, _find(Registry.open(registry), name, identity, log))
         return
     opened = Registry.open(registry)
     running = opened.state(name).experiment
@@ -113,6 +115,28 @@ def status(
     console.print(f"experiment {running.id}: {end}", highlight=False)
     if end is End.ROLLED_BACK:
         raise typer.Exit(code=2)
+
+
+@app.command()
+def report(
+    name: NAME,
+    out: Annotated[Path, typer.Option(help="the page to write, .html; or the numbers alone, .json")] = REPORT,
+    identity: IdOption = None,
+    log: LogOption = DEFAULT_LOG,
+    registry: RegistryOption = DEFAULT_REGISTRY,
+) -> None:
+    """Writes what an experiment found as one page that needs nothing else."""
+    from zaphod.experiment.report import render_report
+
+    if out.suffix not in (".html", ".json"):
+        raise ConfigError(f"Expected a report's name that ends in .html or .json, got {out}")
+    console = Console()
+    findings = _find(Registry.open(registry), name, identity, log)
+    data = findings.to_json() if out.suffix == ".json" else render_report(findings).encode()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(data)
+    _show(console, findings)
+    console.print(f"report: {out}", highlight=False, soft_wrap=True)
 
 
 @app.command("import")
@@ -135,25 +159,32 @@ def import_outcomes(
     Console().print(f"imported {added:,} outcomes", highlight=False)
 
 
-def _look(registry: Registry, name: str, identity: str | None, log: str) -> Look:
+def _find(registry: Registry, name: str, identity: str | None, log: str) -> Findings:
     """Of the running experiment now, of a past one when it ended."""
     from zaphod.experiment.auto import watcher
+    from zaphod.experiment.findings import Findings
     from zaphod.experiment.lifecycle import find
+    from zaphod.experiment.offline import Offline
+    from zaphod.validation.store import ValidationStore
 
     found = find(registry, name, identity)
     experiment = found if isinstance(found, Experiment) else found.experiment
     with watcher(registry, experiment, log_uri=log) as opened:
-        return opened.look(now_s=None if isinstance(found, Experiment) else found.at_s)
-
-
-def _show(console: Console, look: Look) -> None:
-    experiment = look.experiment
-    console.print(
-        f"experiment {experiment.id}: {experiment.model}@{experiment.challenger} against "
-        f"{experiment.model}@{experiment.champion} ({experiment.mode})",
-        highlight=False,
+        look = opened.look(now_s=None if isinstance(found, Experiment) else found.at_s)
+    validation = ValidationStore.of(registry).newest_json(name, experiment.challenger)
+    return Findings(
+        experiment=experiment,
+        plan=look.plan,
+        analysis=look.analysis,
+        decision=look.decision,
+        offline=None if validation is None else Offline.read(validation),
     )
-    _say(console, look)
+
+
+def _show(console: Console, findings: Findings) -> None:
+    from zaphod.experiment.terminal import render_terminal
+
+    console.print(render_terminal(findings))
 
 
 def _say(console: Console, look: Look) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from zaphod.experiment.offline import Offline
 from zaphod.experiment.plan import GuardrailPlan, Plan
 from zaphod.experiment.results import Analysis
@@ -38,6 +40,20 @@ class Findings:
     def title(self) -> str:
         """The verdict in a few words."""
         return _TITLES[self.decision.verdict]
+
+    def to_json(self) -> bytes:
+        """For machines; the plan stands in the experiment."""
+        written = _Written(
+            experiment=self.experiment, analysis=self.analysis, decision=self.decision, offline=self.offline
+        )
+        return msgspec.json.format(msgspec.json.encode(written), indent=1) + b"\n"
+
+
+class _Written(msgspec.Struct, frozen=True, kw_only=True):
+    experiment: Experiment
+    analysis: Analysis
+    decision: Decision
+    offline: Offline | None
 
 
 def sentence(reason: str) -> str:

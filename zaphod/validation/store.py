@@ -72,15 +72,23 @@ class ValidationStore:
 
     def newest(self, name: str, version: int) -> _Record | None:
         """Raises: ModelLoadError when the newest validation cannot be read."""
-        folder = _folder(name, version)
-        found = [entry for entry in self._storage.names(folder) if entry.endswith(".json")]
-        if not found:
+        path = self._newest_path(name, version)
+        if path is None:
             return None
-        path = f"{folder}/{max(found)}"
         try:
             return msgspec.json.decode(self._storage.read(path), type=_Record)
         except msgspec.MsgspecError as error:
             raise ModelLoadError(f"Cannot read {path}: {error}. Validate the version again.") from error
+
+    def newest_json(self, name: str, version: int) -> bytes | None:
+        """The whole newest validation.json; None when the version was never validated."""
+        path = self._newest_path(name, version)
+        return None if path is None else self._storage.read(path)
+
+    def _newest_path(self, name: str, version: int) -> str | None:
+        folder = _folder(name, version)
+        found = [entry for entry in self._storage.names(folder) if entry.endswith(".json")]
+        return f"{folder}/{max(found)}" if found else None
 
     def bundle_sha256(self, name: str, version: int) -> str:
         """Raises: FileNotFoundError."""
