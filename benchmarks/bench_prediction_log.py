@@ -66,18 +66,22 @@ def serve(registry: str, log: str, port: int) -> None:
 
     from deployments.access import open_access
     from deployments.asgi import OnlineApp
+    from deployments.batching import Batcher
     from deployments.catalogue import Catalogue
     from deployments.lookups import Lookups
+    from deployments.metrics import Meter
     from deployments.outcomes import OutcomeInbox
     from deployments.protocols.plain import Plain
+    from deployments.scaling import Busyness
     from deployments.scoring import Scoring
     from deployments.settings import Limits
 
     catalogue = Catalogue({"fraud": served(registry, log or None, Arm.ONLINE)})
     limits = Limits()
     app = OnlineApp(
-        catalogue, protocols=[Plain(limits=limits)], scoring=Scoring(), limits=limits, access=open_access(None),
-        inbox=OutcomeInbox(None, max_rows=1), lookups=Lookups(None, timeout_s=1.0),
+        catalogue, protocols=[Plain(limits=limits)], scoring=Scoring(Batcher(max_rows=1_024)), limits=limits,
+        access=open_access(None), inbox=OutcomeInbox(None, max_rows=1), lookups=Lookups(None, timeout_s=1.0),
+        meter=Meter(replica="r", busyness=Busyness()),
     )  # fmt: skip
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)
 

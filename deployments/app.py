@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations` here: Ray reads the type of the builder's argument at run time.
 
+import functools
 import logging
 import os
 from pathlib import Path
@@ -9,14 +10,19 @@ from pathlib import Path
 from ray import serve
 from ray.serve import Application
 
+from deployments import inline
 from deployments.access import open_access
 from deployments.asgi import OnlineApp
+from deployments.batching import Batcher
 from deployments.catalogue import Catalogue
+from deployments.export import RayExport
 from deployments.grpc_methods import GrpcMethods
 from deployments.grpc_service import InferenceService
 from deployments.lookups import Lookups
+from deployments.metrics import Meter
 from deployments.outcomes import OutcomeInbox
 from deployments.protocols import every_protocol
+from deployments.scaling import BUSY, Busyness
 from deployments.scoring import Scoring
 from deployments.settings import ServeArgs
 from zaphod.lookup import PublishedPredictions
@@ -54,7 +60,10 @@ class Ingress(GrpcMethods):
         self._models = {
             reference: ServedModel.open(registry, reference, recording=recording) for reference in args.models
         }
-        catalogue, scoring = Catalogue(self._models), Scoring()
+        self._busyness = Busyness()
+        meter = Meter(replica=serve.get_replica_context().replica_tag, busyness=self._busyness)
+        RayExport(meter).start()
+        catalogue, scoring = Catalogue(self._models), Scoring(Batcher(max_rows=args.max_batch_rows))
         access = open_access(args.keys_file)
         self.service = InferenceService(catalogue, scoring=scoring, limits=args.limits, access=access)
         self._app = OnlineApp(
@@ -68,8 +77,11 @@ class Ingress(GrpcMethods):
                 PublishedPredictions.open(args.predictions) if args.predictions is not None else None,
                 timeout_s=args.limits.predict_timeout_s,
             ),
+            meter=meter,
             slow_start=missing,
         )
+        if args.inline:
+            inline.install(self._app, shedding=_shedding)
 
     def __del__(self) -> None:
         """What Ray calls when a replica has drained: writes what the logs still hold."""
@@ -82,10 +94,29 @@ class Ingress(GrpcMethods):
     def __serve_build_asgi_app__(self) -> OnlineApp:  # the name Ray looks for
         return self._app
 
+    def record_autoscaling_stats(self) -> dict[str, float]:  # the name Ray looks for
+        return {BUSY: self._busyness.measure()}
+
     def check_health(self) -> None:
         """A replica is healthy when each of its models predicts. Raises: PredictionError."""
         for model in self._models.values():
             model.check()
+
+
+def _shedding() -> inline.Shedding:
+    """What the Serve configuration says now; it may change while a replica runs."""
+    config = serve.get_replica_context()._deployment_config  # there is no public way to it
+    return _shedding_of(
+        config.max_ongoing_requests,
+        config.max_queued_requests,
+        config.backpressure_config.status_code,
+        config.backpressure_config.retry_after_s,
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _shedding_of(ongoing: int, queued: int, status: int, retry_after_s: float | None) -> inline.Shedding:
+    return inline.Shedding(None if queued < 0 else ongoing + queued, status, retry_after_s)
 
 
 def build(args: ServeArgs) -> Application:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
+import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, TypeAlias
 
 import msgspec
@@ -15,17 +19,20 @@ from deployments.catalogue import Catalogue
 from deployments.errors import status_of
 from deployments.identity import NOBODY, identify, named
 from deployments.lookups import Lookups
+from deployments.metrics import CONTENT_TYPE, Labels, Meter
 from deployments.outcomes import OutcomeInbox
-from deployments.protocols.base import Headers, Protocol, Request, Response
+from deployments.protocols.base import Headers, Protocol, Question, Request, Response
 from deployments.scoring import Scoring, within
 from deployments.settings import Limits
-from zaphod.errors import ZaphodError
-from zaphod.served import ServedModel
+from zaphod.errors import OverloadedError, PredictionError, ZaphodError
+from zaphod.served import Scored, ServedModel, Snapshot
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+_log = logging.getLogger("ray.serve")
 
 _HTML = b"text/html; charset=utf-8"
 # What tells whether a server works, and nothing else, is open to everybody: load balancers send no key.
@@ -57,6 +64,7 @@ class OnlineApp:
         access: Access,
         inbox: OutcomeInbox,
         lookups: Lookups,
+        meter: Meter,
         slow_start: list[str] | None = None,
     ) -> None:
         self._catalogue = catalogue
@@ -66,6 +74,7 @@ class OnlineApp:
         self._access = access
         self._outcomes = inbox
         self._lookups = lookups
+        self._meter = meter
         self._slow_start = slow_start or []
         self._encoder = msgspec.json.Encoder()
         # One look-up finds the common paths. Others are resolved each time: what they name may move.
@@ -75,6 +84,11 @@ class OnlineApp:
             for protocol in self._protocols
             if (path := protocol.path(reference)) is not None
         }
+        prefix = secrets.token_hex(8)
+        self._request_ids = (f"{prefix}-{number:x}".encode() for number in count())
+        self.paths: dict[bytes, Route] = {}
+        self._mounted: set[str] = set()
+        self._mount("")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -83,7 +97,10 @@ class OnlineApp:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1003})
             return
-        path, method = scope["path"], scope["method"]
+        root = scope.get("root_path", "")
+        if root not in self._mounted:
+            self._mount(root)
+        path, method = scope["path"].removeprefix(root), scope["method"]
         try:
             route = self._routes.get(path) or self._match(path)
             if isinstance(route, Response):
@@ -105,28 +122,114 @@ class OnlineApp:
             response = msgspec.structs.replace(response, headers=(*response.headers, *challenges(scope["headers"])))
         await _respond(send, response, head=method == "HEAD")
 
-    async def _predict(self, route: Route, scope: Scope, receive: Receive) -> Response:
-        protocol = route.protocol
+    def answer(self, path: bytes, headers: Headers, body: bytes) -> Response | None:
+        """A prediction on one of `paths`, made at once; None when it takes longer than an event loop may be held up.
+
+        Must not raise: nobody above could say anything of use.
+        """
+        route = self.paths[path]
+        began = time.perf_counter()
         snapshot = route.served.snapshot()
-        identity = NOBODY
+        if not snapshot.inline or len(body) > self._limits.max_body_bytes:
+            return None
+        num_rows, scored = 0, None
+        try:
+            question = self._decode(route, snapshot, Request(headers, body))
+            num_rows = question.columns.num_rows
+            scored = self._scoring.score_now(snapshot, question)
+            if scored is None:
+                return None
+            response = route.protocol.encode(snapshot, question, scored)
+        except Exception as error:  # noqa: BLE001  # see above
+            response = self._failure(route, error)
+        self._count(route, snapshot, scored, response, began=began, num_rows=num_rows)
+        more = challenges(headers) if response.status == 401 else ()
+        request_id = (b"x-request-id", self._request_id(headers))
+        return msgspec.structs.replace(response, headers=(*response.headers, *more, request_id))
+
+    def refuse(self, path: bytes, *, status: int, retry_after_s: float | None) -> Response:
+        """What a caller on one of `paths` is told when there is no room."""
+        route = self.paths[path]
+        labels = Labels(route.served.reference.name, 0, "", route.protocol.name, "refused")
+        self._meter.count(labels, duration_s=0.0, num_rows=0)
+        error = OverloadedError("Cannot take the request: the queue is full. Try again after the time in Retry-After.")
+        response = route.protocol.refuse(status, error)
+        if retry_after_s is None:
+            return response
+        retry_after = (b"retry-after", b"%d" % -(-retry_after_s // 1))
+        return msgspec.structs.replace(response, headers=(*response.headers, retry_after))
+
+    async def _predict(self, route: Route, scope: Scope, receive: Receive) -> Response:
+        snapshot = route.served.snapshot()
+        num_rows, scored = 0, None
+        began = time.perf_counter()
+        try:
+            body = await self._take_body(route, scope, receive)
+            began = time.perf_counter()
+            snapshot = route.served.snapshot()
+            question = self._decode(route, snapshot, Request(scope["headers"], body))
+            num_rows = question.columns.num_rows
+            scored = await within(self._scoring.score(snapshot, question), timeout_s=self._limits.predict_timeout_s)
+            response = route.protocol.encode(snapshot, question, scored)
+        except Exception as error:  # noqa: BLE001  # a caller is owed an answer in JSON
+            response = self._failure(route, error)
+        self._count(route, snapshot, scored, response, began=began, num_rows=num_rows)
+        return response
+
+    async def _take_body(self, route: Route, scope: Scope, receive: Receive) -> bytes:
+        """Raises: ZaphodError, which has been recorded."""
         try:
             self._access.predict(scope["headers"], route.served.reference.name)
-            body = await self._read_body(receive)
-            snapshot = route.served.snapshot()
-            if snapshot.recorder is not None or snapshot.trial is not None:
-                identity = identify(scope["headers"])
-            question = protocol.decode(snapshot, Request(scope["headers"], body))
+            return await self._read_body(receive)
         except ZaphodError as error:
-            # What got as far as the model is recorded by the snapshot itself.
-            snapshot.refuse(error, entities=[identity.entity], ids=identity.id)
-            return protocol.refuse(status_of(error), error)
+            route.served.snapshot().refuse(error, entities=[NOBODY.entity], ids=NOBODY.id)
+            raise
+
+    def _decode(self, route: Route, snapshot: Snapshot, request: Request) -> Question:
+        """Raises: ZaphodError, which has been recorded; what gets as far as the model the snapshot records itself."""
+        identity = NOBODY
         try:
-            scored = await within(
-                self._scoring.score(snapshot, named(question, identity)), timeout_s=self._limits.predict_timeout_s
-            )
-            return protocol.encode(snapshot, question, scored)
+            self._access.predict(request.headers, route.served.reference.name)
+            if snapshot.recorder is not None or snapshot.trial is not None:
+                identity = identify(request.headers)
+            return named(route.protocol.decode(snapshot, request), identity)
         except ZaphodError as error:
-            return protocol.refuse(status_of(error), error)
+            snapshot.refuse(error, entities=[identity.entity], ids=identity.id)
+            raise
+
+    def _failure(self, route: Route, error: Exception) -> Response:
+        if not isinstance(error, ZaphodError):
+            _log.error("a request failed unexpectedly", exc_info=error)
+            error = PredictionError("Cannot answer: the server made a mistake. Its log says which.")
+        return route.protocol.refuse(status_of(error), error)
+
+    def _count(
+        self,
+        route: Route,
+        snapshot: Snapshot,
+        scored: Scored | None,
+        response: Response,
+        *,
+        began: float,
+        num_rows: int,
+    ) -> None:
+        outcome = "ok" if response.status < 400 else "unprocessable" if response.status < 500 else "failed"
+        stamp = snapshot.stamp if scored is None else scored.stamps[0]
+        variant = stamp.variant if scored is None or scored.stamp_index is None else "mixed"
+        labels = Labels(stamp.model, stamp.version, variant, route.protocol.name, outcome)
+        self._meter.count(labels, duration_s=time.perf_counter() - began, num_rows=num_rows)
+
+    def _request_id(self, headers: Headers) -> bytes:
+        """The caller's own, or a new one: what Ray does for the others."""
+        for name, value in headers:
+            if name == b"x-request-id":
+                return value
+        return next(self._request_ids)
+
+    def _mount(self, root: str) -> None:
+        """Ray says only with the first request under which prefix the application stands."""
+        self._mounted.add(root)
+        self.paths |= {f"{root}{path}".encode(): route for path, route in self._routes.items()}
 
     async def _take_outcomes(self, scope: Scope, receive: Receive) -> Response:
         self._access.covered(scope["headers"])
@@ -174,6 +277,8 @@ class OnlineApp:
                 return Response(200, pages.docs(snapshots), _HTML)
             case "/openapi.json":
                 return Response(200, self._encoder.encode(pages.openapi(snapshots)))
+            case "/metrics":
+                return Response(200, self._meter.text(), CONTENT_TYPE)
             case "/health" | "/ready":
                 return Response(200, self._encoder.encode({"status": "ready", "models": sorted(snapshots)}))
         return None

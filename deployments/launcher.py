@@ -1,4 +1,4 @@
-"""Starts Ray and `serve run` with the right environment, waits for a real prediction, and leaves nothing behind."""
+"""Starts Ray and Serve with the right environment, waits for a real prediction, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import time
 import types
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,9 @@ from zaphod.settings import load_ray_env
 
 _READY_TIMEOUT_S = 120.0
 _POLL_S = 0.1
+_WATCH_S = 1.0
+# Without either, nothing answers for long.
+_VITAL = ("gcs_server", "raylet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """What the Serve configuration says about its HTTP side."""
+    """What the Serve configuration says about its HTTP side. models: paths, below the prefix of their application."""
 
     host: str
     port: int
@@ -63,7 +66,11 @@ class Endpoint:
         try:
             document = yaml.safe_load(config.read_text())
             options = document.get("http_options", {})
-            models = [name for app in document["applications"] for name in app.get("args", {}).get("models", [])]
+            models = [
+                f"{app.get('route_prefix', '/').rstrip('/')}/v1/models/{name}"
+                for app in document["applications"]
+                for name in app.get("args", {}).get("models", [])
+            ]
         except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"Cannot read {config}: it is no Serve configuration ({error}). See configs/serve.yaml."
@@ -94,9 +101,11 @@ class Launcher:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _interrupt)
         try:
-            serve = self._start()
-            code = serve.wait()
-            self._console.print(f"[red]serve run ended with code {code}[/]; its log is {self._launch.log_path}")
+            ray = self._start()
+            while all(process.is_running() for process in ray):
+                time.sleep(_WATCH_S)
+            self._console.print(f"[red]Ray has ended by itself[/]; its logs are in {self._launch.log_path.parent}")
+            code = 1
         except KeyboardInterrupt:
             code = 0
         finally:
@@ -127,27 +136,37 @@ class Launcher:
         )
         machine.check_port("127.0.0.1", self._launch.dashboard_port, setting="--dashboard-port")
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> list[psutil.Process]:
+        """The processes without which there is no server."""
         began = time.monotonic()
+        deployer = self._start_deployer()
         with self._console.status("starting Ray"):
             self._start_ray()
         self._console.print(f"Ray is up at {machine.RAY_HOST}:{self._ray_port} ({time.monotonic() - began:.1f} s)")
-        serve = self._start_serve()
+        ray = [each for each in machine.marked_processes(self._launch.run_dir) if each.name() in _VITAL]
+        assert deployer.stdin is not None
+        deployer.stdin.write(f"{machine.RAY_HOST}:{self._ray_port}\n".encode())
+        deployer.stdin.close()
         self._write_run_file()
+        self._link_logs(ray)
         with self._console.status("deploying the models"):
-            examples = self._wait_ready(serve)
+            examples = self._wait_ready(deployer)
         self._console.print(
             f"[bold green]ready[/] after {time.monotonic() - began:.1f} s: each model answered a prediction"
         )
         self._greet(examples)
-        return serve
+        return ray
 
     def _start_ray(self) -> None:
         machine.ensure_ray_token(self._environ)
         command = [
             _script("ray"), "start", "--head", f"--node-ip-address={machine.RAY_HOST}", f"--port={self._ray_port}",
             "--include-dashboard=true", f"--dashboard-port={self._launch.dashboard_port}",
-            f"--ray-client-server-port={machine.free_port()}", "--disable-usage-stats",
+            f"--ray-client-server-port={machine.free_port()}",
+            # Nothing here asks for these two, and each is a process: the starting of further nodes, and the copying of
+            # every worker's log to whoever started Ray.
+            "--no-monitor", "--include-log-monitor=false",
+            "--disable-usage-stats",
             # Takes submitted jobs; on its default port only one cluster of a machine could.
             f"--dashboard-agent-listen-port={machine.free_port(machine.RAY_HOST)}",
         ]  # fmt: skip
@@ -157,14 +176,22 @@ class Launcher:
         if done.returncode != 0:
             raise EnvironmentNotReadyError(f"Cannot start Ray: {_last_line(done.stderr or done.stdout)}")
 
-    def _start_serve(self) -> subprocess.Popen[bytes]:
-        address = f"{machine.RAY_HOST}:{self._ray_port}"
+    def _start_deployer(self) -> subprocess.Popen[bytes]:
         with self._launch.log_path.open("wb") as log:
             return subprocess.Popen(  # noqa: S603  # as above
-                [_script("serve"), "run", "--address", address, str(self._launch.config)],
+                [sys.executable, "-m", "deployments.deploy", str(self._launch.config)],
                 env=self._environ, cwd=self._launch.home, stdout=log, stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL, start_new_session=True,
+                stdin=subprocess.PIPE, start_new_session=True,
             )  # fmt: skip
+
+    def _link_logs(self, ray: Sequence[psutil.Process]) -> None:
+        """`var/log/ray` leads to what every process of this Ray writes."""
+        flag = "--log_dir="
+        folder = next((word.removeprefix(flag) for each in ray for word in each.cmdline() if word.startswith(flag)), "")
+        link = self._launch.log_path.with_name("ray")
+        link.unlink(missing_ok=True)
+        if folder:
+            link.symlink_to(folder)
 
     def _write_run_file(self) -> None:
         server = machine.RunningServer(
@@ -177,12 +204,12 @@ class Launcher:
         staged.write_bytes(msgspec.json.encode(server))
         staged.replace(self._launch.run_dir / machine.RUN_FILE)
 
-    def _wait_ready(self, serve: subprocess.Popen[bytes]) -> dict[str, str]:
+    def _wait_ready(self, deployer: subprocess.Popen[bytes]) -> dict[str, str]:
         """The example body of each model, after each has been answered over HTTP."""
         deadline = time.monotonic() + _READY_TIMEOUT_S
         examples: dict[str, str] = {}
         while len(examples) < len(self._endpoint.models):
-            if serve.poll() is not None:
+            if deployer.poll():
                 raise EnvironmentNotReadyError(
                     f"Cannot serve: {self._last_log_line()}. The log is {self._launch.log_path}."
                 )
@@ -190,19 +217,19 @@ class Launcher:
                 raise EnvironmentNotReadyError(
                     f"Cannot serve: no prediction after {_READY_TIMEOUT_S:.0f} s. The log is {self._launch.log_path}."
                 )
-            name = self._endpoint.models[len(examples)]
+            path = self._endpoint.models[len(examples)]
             try:
-                examples[name] = predict_example(self._endpoint.url, name)
+                examples[path] = predict_example(f"{self._endpoint.url}{path}")
             except (urllib.error.URLError, OSError, KeyError, ValueError):
                 time.sleep(_POLL_S)
         return examples
 
     def _greet(self, examples: Mapping[str, str]) -> None:
-        name, body = next(iter(examples.items()))
+        path, body = next(iter(examples.items()))
         url = self._endpoint.url
         self._console.print(f"\ndocs         {url}/docs\nRay          http://127.0.0.1:{self._launch.dashboard_port}")
         self._console.print("try it:\n")
-        command = f"curl -s {url}/v1/models/{name}:predict -H 'content-type: application/json' -d '{body}'"
+        command = f"curl -s {url}{path}:predict -H 'content-type: application/json' -d '{body}'"
         self._console.print(command + "\n", soft_wrap=True, markup=False, highlight=False)
         self._console.print("Ctrl-C stops the server.")
 
@@ -255,12 +282,15 @@ def _forget_address(ray_address: str) -> None:
             note.unlink()
 
 
-def predict_example(url: str, model: str) -> str:
-    """Sends the example that the server itself documents; returns the body once a prediction came back."""
-    with urllib.request.urlopen(f"{url}/v1/models/{model}", timeout=5) as answer:  # noqa: S310  # our own server
+def predict_example(model: str) -> str:
+    """Sends the example that the server itself documents; returns the body once a prediction came back.
+
+    model: its address.
+    """
+    with urllib.request.urlopen(model, timeout=5) as answer:  # noqa: S310  # our own server
         body = json.dumps(json.load(answer)["example"])
     request = urllib.request.Request(  # noqa: S310  # as above
-        f"{url}/v1/models/{model}:predict", data=body.encode(), headers={"content-type": "application/json"}
+        f"{model}:predict", data=body.encode(), headers={"content-type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # as above
         json.load(answer)["predictions"][0]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Awaitable
 
+from deployments.batching import Batcher
 from deployments.protocols.base import Question
 from zaphod.errors import PredictionTimeoutError
 from zaphod.served import Scored, Snapshot
@@ -28,10 +28,17 @@ async def within(scored: Awaitable[Scored], *, timeout_s: float) -> Scored:
 class Scoring:
     """What every protocol's questions go through, over HTTP and gRPC alike."""
 
-    async def score(self, snapshot: Snapshot, question: Question) -> Scored:
-        """Raises: PredictionError."""
+    def __init__(self, batcher: Batcher) -> None:
+        self._batcher = batcher
+
+    def score_now(self, snapshot: Snapshot, question: Question) -> Scored | None:
+        """On this very thread; None when that would hold up an event loop. Raises: PredictionError."""
         columns = question.columns
         if snapshot.inline and columns.num_rows * len(snapshot.schema.fields) <= _MAX_INLINE_CELLS:
             return snapshot.score(columns, entities=question.entities, ids=question.id)
-        score = functools.partial(snapshot.score, columns, entities=question.entities, ids=question.id)
-        return await asyncio.get_running_loop().run_in_executor(None, score)
+        return None
+
+    async def score(self, snapshot: Snapshot, question: Question) -> Scored:
+        """Raises: PredictionError."""
+        scored = self.score_now(snapshot, question)
+        return await self._batcher.score(snapshot, question) if scored is None else scored

@@ -53,3 +53,9 @@ class ServeArgs(Settings):
     keys_file: str | None = None
     """File with the API keys (`zaphod keys add`); a relative one starts where `registry` does. Without it, and without
     ZAPHOD_API_KEYS in the environment, everybody who reaches the port may predict."""
+
+    max_batch_rows: pydantic.PositiveInt = 1024
+    """Rows of waiting requests that a heavy model scores in one call; a larger request is scored by itself."""
+
+    inline: bool = True
+    """Whether predictions that take microseconds go round Ray's handling of requests (docs/online.md)."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -40,6 +41,7 @@ class Server:
     grpc: str
     process: subprocess.Popen[bytes]
     log: Path
+    dashboard: str
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -48,8 +50,13 @@ class Server:
         return machine.marked_processes(self.home / "var" / "run")
 
 
-def start_server(home: Path, *, registry: str, references: list[str]) -> Server:
-    """Starts a server on free ports and returns once it says ready. Raises: AssertionError with its output."""
+def start_server(
+    home: Path, *, registry: str, references: list[str], change: Callable[[dict[str, Any]], None] | None = None
+) -> Server:
+    """Starts a server on free ports and returns once it says ready. Raises: AssertionError with its output.
+
+    change: what is to differ from configs/serve.yaml.
+    """
     config = yaml.safe_load((ROOT / "configs/serve.yaml").read_text())
     port = machine.free_port()
     config["http_options"]["port"] = port
@@ -59,16 +66,22 @@ def start_server(home: Path, *, registry: str, references: list[str]) -> Server:
         "port": grpc_port,
         "grpc_servicer_functions": ["deployments.protocols.messages.add_to_server"],
     }
+    if change is not None:
+        change(config)
     home.mkdir(parents=True, exist_ok=True)
     (home / "serve.yaml").write_text(yaml.safe_dump(config))
     log = home / "launcher.log"
+    dashboard_port = machine.free_port()
     command = [
         sys.executable, "-m", "deployments", "up", "--config", "serve.yaml",
-        "--ray-env", str(ROOT / "configs/ray.env"), "--dashboard-port", str(machine.free_port()),
+        "--ray-env", str(ROOT / "configs/ray.env"), "--dashboard-port", str(dashboard_port),
     ]  # fmt: skip
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=home, stdout=output, stderr=subprocess.STDOUT, env=dict(os.environ))
-    server = Server(home=home, url=f"http://127.0.0.1:{port}", grpc=f"127.0.0.1:{grpc_port}", process=process, log=log)
+    server = Server(
+        home=home, url=f"http://127.0.0.1:{port}", grpc=f"127.0.0.1:{grpc_port}", process=process, log=log,
+        dashboard=f"http://127.0.0.1:{dashboard_port}",
+    )  # fmt: skip
     wait_for(
         lambda: process.poll() is not None or "Ctrl-C stops" in log.read_text(errors="replace"),
         timeout_s=110,

@@ -6,6 +6,7 @@ hold rows to the same schema, so the model cannot tell which arm a row came by.
 
 from __future__ import annotations
 
+import itertools
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -121,9 +122,10 @@ class RowDecoder:
             raise InvalidInputError(clip(str(error))) from error
 
     def columns(self, rows: Sequence[Row]) -> Columns:
-        numbers = np.array([self._numbers(row) for row in rows], dtype=np.float64)
+        # One flat list: numpy takes four times as long to find its way into a list of tuples.
+        flat = list(itertools.chain.from_iterable(map(self._numbers, rows)))
         return Columns(
-            numbers=numbers.reshape(len(rows), len(self.schema.number_fields)),
+            numbers=np.array(flat, dtype=np.float64).reshape(len(rows), len(self.schema.number_fields)),
             strings=tuple([get(row) for row in rows] for get in self._strings),
         )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
+import msgspec
 import pyarrow as pa
 
 from zaphod.predictor import Predictions
@@ -32,6 +35,45 @@ def to_rows(schema: Schema, predictions: Predictions) -> list[PredictionRow]:
     if predictions.scores is not None:
         parts.append([("score", score) for score in predictions.scores.tolist()])
     return [dict(row) for row in zip(*parts, strict=True)]
+
+
+class RowWriter:
+    """What `to_rows` gives, as structs generated from the schema: the same JSON, several times sooner."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._single = len(schema.output.targets) == 1
+        self._probabilities = _struct("Probabilities", [str(label) for label in schema.output.classes])
+        self._values = _struct("Values", list(schema.output.targets))
+        self._rows: dict[tuple[str, ...], type[msgspec.Struct]] = {}
+
+    def rows(self, predictions: Predictions) -> list[msgspec.Struct]:
+        """One struct a row, for msgspec's encoder."""
+        parts: dict[str, Iterable[object]] = {}
+        if predictions.labels is not None:
+            parts["label"] = predictions.labels.tolist()
+        if predictions.probabilities is not None:
+            parts["probabilities"] = itertools.starmap(self._probabilities, predictions.probabilities.tolist())
+        if predictions.values is not None:
+            if self._single:
+                parts["value"] = predictions.values[:, 0].tolist()
+            else:
+                parts["values"] = itertools.starmap(self._values, predictions.values.tolist())
+        if predictions.scores is not None:
+            parts["score"] = predictions.scores.tolist()
+        names = tuple(parts)
+        row = self._rows.get(names)
+        if row is None:
+            row = self._rows[names] = msgspec.defstruct("Row", names, gc=False)
+        return list(map(row, *parts.values()))
+
+
+def _struct(name: str, fields: Sequence[str]) -> Callable[..., object]:
+    """Makes an object of one value a field, in their order."""
+    rename = {f"f{i}": field for i, field in enumerate(fields)}
+    try:
+        return msgspec.defstruct(name, [(attribute, object) for attribute in rename], rename=rename, gc=False)
+    except ValueError:  # a name with a quotation mark or the like
+        return lambda *values: dict(zip(fields, values, strict=True))
 
 
 def to_arrow(schema: Schema, predictions: Predictions) -> pa.Table:

@@ -50,7 +50,9 @@ def load_settings(
 
 
 def load_ray_env(path: Path) -> dict[str, str]:
-    """The lines `NAME=value` of configs/ray.env; `#` starts a comment. What the caller's environment sets already wins.
+    """The lines `NAME=value` or `NAME="several words"` of configs/ray.env, as a shell reads them; `#` starts a comment.
+
+    What the caller's environment sets already wins.
 
     Raises: ConfigError for any other line, or when there is no such file.
     """
@@ -64,6 +66,10 @@ def load_ray_env(path: Path) -> dict[str, str]:
         if not stripped:
             continue
         name, separator, value = stripped.partition("=")
+        if len(value) > 1 and value[0] == value[-1] == '"':
+            value = value[1:-1]
+        elif " " in value:
+            separator = ""  # a shell would take the second word for a command
         if not separator or not name.isidentifier():
             raise ConfigError(f"Expected NAME=value, got something else - at {path}:{number}")
         loaded[name] = os.environ.get(name, value)

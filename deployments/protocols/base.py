@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from typing import Protocol as Interface
@@ -12,7 +13,7 @@ import msgspec
 from deployments.catalogue import Catalogue, Wanted
 from zaphod.columns import Columns
 from zaphod.errors import DecodeError, UnsupportedTypeError, ZaphodError
-from zaphod.served import Scored, Snapshot
+from zaphod.served import Scored, Snapshot, Stamp
 
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
@@ -116,10 +117,14 @@ def stamp_headers(scored: Scored) -> tuple[tuple[bytes, bytes], ...]:
 
     With rows of both variants in one request, the variant is `mixed` and the version the first one's.
     """
-    stamp = scored.stamps[0]
-    headers = (
+    headers = _stamp_headers(scored.stamps[0], mixed=scored.stamp_index is not None)
+    return (*headers, (b"x-zaphod-prediction-id", scored.ids.encode())) if isinstance(scored.ids, str) else headers
+
+
+@functools.lru_cache(maxsize=256)
+def _stamp_headers(stamp: Stamp, *, mixed: bool) -> tuple[tuple[bytes, bytes], ...]:
+    return (
         (b"x-zaphod-model", stamp.model.encode()),
         (b"x-zaphod-version", b"%d" % stamp.version),
-        (b"x-zaphod-variant", stamp.variant.encode() if scored.stamp_index is None else b"mixed"),
+        (b"x-zaphod-variant", b"mixed" if mixed else stamp.variant.encode()),
     )
-    return (*headers, (b"x-zaphod-prediction-id", scored.ids.encode())) if isinstance(scored.ids, str) else headers

@@ -11,10 +11,13 @@ import httpx
 
 from deployments.access import Access
 from deployments.asgi import OnlineApp
+from deployments.batching import Batcher
 from deployments.catalogue import Catalogue
 from deployments.lookups import Lookups
+from deployments.metrics import Meter
 from deployments.outcomes import OutcomeInbox
 from deployments.protocols import every_protocol
+from deployments.scaling import Busyness
 from deployments.scoring import Scoring
 from deployments.settings import Limits
 from zaphod.lookup import PublishedPredictions
@@ -40,10 +43,11 @@ def make_app(
     return OnlineApp(
         catalogue,
         protocols=every_protocol(catalogue, limits=limits),
-        scoring=scoring or Scoring(),
+        scoring=scoring or Scoring(Batcher(max_rows=1_024)),
         limits=limits,
         access=Access(keys),
         inbox=OutcomeInbox(None, max_rows=limits.max_rows),
+        meter=Meter(replica="r", busyness=Busyness()),
         lookups=Lookups(
             None if predictions is None else PublishedPredictions.open(predictions), timeout_s=limits.predict_timeout_s
         ),

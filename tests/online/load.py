@@ -1,0 +1,66 @@
+"""Callers that never stop asking, and what became of each request."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx
+
+GOOD = {"amount": 100.0, "balance": None, "count": 3, "kind": "a"}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request. status: 0 when no answer came; why: then the kind of error. at, seconds: began, took."""
+
+    at: float
+    seconds: float
+    status: int
+    version: int = 0
+    why: str = ""
+
+
+@dataclass
+class Callers:
+    """Threads with a connection each, one request after the other."""
+
+    url: str
+    asked: list[Asked] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def _call(self, path: str, pause_s: float) -> None:
+        with httpx.Client(base_url=self.url, timeout=30) as client:
+            while not self._stop.wait(pause_s):
+                began = time.monotonic()
+                try:
+                    answer = client.post(path, json=GOOD)
+                except httpx.HTTPError as error:
+                    self.asked.append(Asked(began, time.monotonic() - began, 0, why=type(error).__name__))
+                    continue
+                version = int(answer.headers.get("x-zaphod-version", 0))
+                self.asked.append(Asked(began, time.monotonic() - began, answer.status_code, version))
+
+    @contextmanager
+    def calling(self, path: str, *, num_callers: int, pause_s: float = 0.002) -> Iterator[Callers]:
+        """Asks for as long as the block lasts."""
+        threads = [threading.Thread(target=self._call, args=(path, pause_s)) for _ in range(num_callers)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join()
+
+    def failures(self) -> Counter[str]:
+        """What came instead of answers."""
+        return Counter(each.why or str(each.status) for each in self.asked if each.status != 200)
+
+    def since(self, at: float) -> list[Asked]:
+        return [each for each in self.asked if each.at >= at]

@@ -1,0 +1,131 @@
+"""Ten times as many callers as there is room for: those let in are answered in time, the others told to come again.
+
+ZAPHOD_SECONDS sets for how long (a few by default).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import psutil
+import pytest
+from sklearn.semi_supervised import LabelPropagation
+
+from tests import models
+from tests.conftest import Server, end_server, start_server
+from tests.online.load import GOOD
+from zaphod.packaging import package
+from zaphod.registry import CHAMPION, Registry
+
+SECONDS = float(os.environ.get("ZAPHOD_SECONDS", "8"))
+ROOM = 16
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(int(240 + 6 * SECONDS))]
+
+
+def little_room(config: dict[str, Any]) -> None:
+    """An application for each model, of one replica that takes half of ROOM at a time and lets the other half wait."""
+    (heavy,) = config["applications"]
+    (deployment,) = heavy["deployments"]
+    deployment["autoscaling_config"]["max_replicas"] = 1
+    deployment |= {"max_ongoing_requests": ROOM // 2, "max_queued_requests": ROOM - ROOM // 2}
+    quick = copy.deepcopy(heavy) | {"name": "quick", "route_prefix": "/quick"}
+    heavy["args"]["models"], quick["args"]["models"] = ["heavy"], ["regressor"]
+    config["applications"].append(quick)
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Serves `regressor`, which answers in microseconds, and `heavy`, which scikit-learn serves in milliseconds."""
+    registry = Registry.open(str(tmp_path_factory.mktemp("registry")))
+    models.publish(registry)
+    X = models.table(800, seed=1)
+    fitted = models.pipeline(LabelPropagation()).fit(X, (X["amount"] > 100).astype(int))
+    packaged = package(fitted, name="heavy", sample=X, registry=registry, nullable=models.NULLABLE)
+    assert packaged.engine == "sklearn"
+    registry.set_alias("heavy", alias=CHAMPION, version=1, action="promote", why="test")
+    server = start_server(
+        tmp_path_factory.mktemp("crowded"), registry=registry.uri, references=["heavy"], change=little_room
+    )
+    yield server
+    end_server(server)
+
+
+@dataclass
+class Crowd:
+    """Connections that ask without end; one that is told to come again does so after a while."""
+
+    server: Server
+    path: str
+    accepted_s: list[float] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    retry_after: set[str] = field(default_factory=set)
+
+    def run(self, num_callers: int, *, seconds: float, pause_s: float = 0.1) -> None:
+        asyncio.run(self._run(num_callers, seconds, pause_s))
+
+    async def _run(self, num_callers: int, seconds: float, pause_s: float) -> None:
+        end = time.monotonic() + seconds
+        await asyncio.gather(*(self._call(end, pause_s) for _ in range(num_callers)))
+
+    async def _call(self, end: float, pause_s: float) -> None:
+        address = urlsplit(self.server.url)
+        body = json.dumps(GOOD).encode()
+        head = f"POST {self.path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        while time.monotonic() < end:
+            began = time.monotonic()
+            writer.write(head.encode() + body)
+            answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            headers = dict(line.split(": ", 1) for line in answer.split("\r\n")[1:] if line)
+            await reader.readexactly(int(headers["content-length"]))
+            status = int(answer.split(" ", 2)[1])
+            self.statuses.append(status)
+            if status == 200:
+                self.accepted_s.append(time.monotonic() - began)
+            else:
+                self.retry_after.add(headers.get("retry-after", ""))
+                await asyncio.sleep(pause_s)
+        writer.close()
+
+    @property
+    def p99_s(self) -> float:
+        return float(np.quantile(self.accepted_s, 0.99))
+
+
+def replica(server: Server, application: str) -> psutil.Process:
+    """The one that answers."""
+    name = f"ray::ServeReplica:{application}"
+    (found,) = [process for process in server.marked() if process.name().startswith(name)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("application", "path"),
+    [("zaphod", "/v1/models/heavy:predict"), ("quick", "/quick/v1/models/regressor:predict")],
+)
+def test_ten_times_too_many(crowded: Server, application: str, path: str) -> None:
+    """p99 of what is accepted stays within three times of p99 when just full; the rest get 429; memory stays."""
+    Crowd(crowded, path).run(ROOM, seconds=2.0)  # warms up
+    full, over = Crowd(crowded, path), Crowd(crowded, path)
+    full.run(ROOM, seconds=max(4.0, SECONDS / 2))
+    before = replica(crowded, application).memory_info().rss
+
+    over.run(10 * ROOM, seconds=SECONDS)
+
+    grown = replica(crowded, application).memory_info().rss / before - 1.0
+    assert set(full.statuses) == {200}
+    assert set(over.statuses) == {200, 429}
+    assert over.retry_after == {"1"}
+    assert over.p99_s <= 3.0 * full.p99_s, (over.p99_s, full.p99_s)
+    assert len(over.accepted_s) / SECONDS > 0.3 * len(full.accepted_s) / max(4.0, SECONDS / 2)
+    assert grown < 0.05

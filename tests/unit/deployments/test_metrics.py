@@ -1,0 +1,72 @@
+"""What a replica counts, as Prometheus reads it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from deployments.metrics import BOUNDS_S, Labels, Meter
+from deployments.scaling import Busyness
+
+LABELS = Labels(model="fraud", version=3, variant="champion", protocol="plain", outcome="ok")
+
+
+@pytest.fixture
+def meter() -> Meter:
+    """Of a replica that is half busy."""
+    busyness = Busyness(clock=iter([0.0, 10.0]).__next__, used=iter([0.0, 5.0]).__next__)
+    busyness.measure()
+    return Meter(replica="abc", busyness=busyness)
+
+
+def samples(meter: Meter) -> dict[tuple[str, str], float]:
+    """Value by name and `le`, of what Prometheus' own parser makes of the text."""
+    return {
+        (sample.name, sample.labels.get("le", "")): sample.value
+        for family in text_string_to_metric_families(meter.text().decode())
+        for sample in family.samples
+    }
+
+
+def test_requests_rows_and_durations_are_counted(meter: Meter) -> None:
+    """Counters add up, and a histogram's buckets are cumulative, 100 us apart where it matters."""
+    for duration_s in (0.00015, 0.00025, 0.3, 100.0):
+        meter.count(LABELS, duration_s=duration_s, num_rows=2)
+
+    got = samples(meter)
+
+    assert got["zaphod_requests_total", ""] == 4
+    assert got["zaphod_rows_total", ""] == 8
+    name = "zaphod_request_duration_seconds"
+    assert [got[f"{name}_bucket", le] for le in ("0.0001", "0.0002", "0.0003", "0.5", "30", "+Inf")] == [
+        0,
+        1,
+        2,
+        3,
+        3,
+        4,
+    ]
+    assert got[f"{name}_count", ""] == 4
+    assert got[f"{name}_sum", ""] == pytest.approx(100.3004)
+    assert got["zaphod_replica_busy_ratio", ""] == 0.5
+
+
+def test_every_label_is_there(meter: Meter) -> None:
+    """A sample says which model, version, variant, protocol, outcome and replica it is of."""
+    meter.count(LABELS._replace(model='odd "name"\\\n'), duration_s=0.1, num_rows=1)
+
+    (family,) = [each for each in text_string_to_metric_families(meter.text().decode()) if each.name == "zaphod_rows"]
+
+    assert family.samples[0].labels == {
+        "model": 'odd "name"\\\n', "version": "3", "variant": "champion",
+        "protocol": "plain", "outcome": "ok", "replica": "abc",
+    }  # fmt: skip
+
+
+def test_buckets_resolve_a_tenth_of_a_millisecond() -> None:
+    """Up to half a millisecond, no bucket is wider than 100 us."""
+    small = [0.0, *(bound for bound in BOUNDS_S if bound <= 0.0005)]
+
+    assert max(high - low for low, high in pairwise(small)) <= 0.0001 + 1e-12
