@@ -53,7 +53,11 @@ def _at_home(settings: BatchSettings, home: Path) -> BatchSettings:
     changes: dict[str, object] = {
         name: from_home(getattr(settings, name), home) for name in ("input", "output", "registry")
     }
-    changes |= {"ray_env": home / settings.ray_env, "gate": home / settings.gate}
+    changes |= {
+        "ray_env": home / settings.ray_env,
+        "gate": home / settings.gate,
+        "monitoring": settings.monitoring.below(home),
+    }
     if settings.report is not None:
         changes["report"] = home / settings.report
     if settings.delta is not None:

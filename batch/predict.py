@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,41 +14,76 @@ from numpy.typing import NDArray
 from batch.model import Model
 from batch.rows import Batch, check
 from batch.summary import Summary, agreement_of, count_drift, errors_of, summarise
+from batch.trial import entities_of, split_rows
 from zaphod import outputs
 from zaphod.columns import Columns, Decoded
+from zaphod.contender import Contender
 from zaphod.errors import ConfigError, SchemaMismatchError
+from zaphod.monitoring.record import Origin
 from zaphod.predictor import Predictions
+from zaphod.registry import CHAMPION
+from zaphod.trial import Part, Split, Trial, merge
+from zaphod.trial import ask as ask_one
 
 CHALLENGER = "challenger_"
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Whom to ask, and what for. columns: the outputs that are wanted, all when empty. truth: a kept column."""
+    """Whom to ask, and what for. columns: the outputs that are wanted, all when empty. truth: a kept column.
+
+    origin, challenger_origin: by which their records are marked. entity: a column. trial: splits the rows between the
+    champion and a challenger of its own, which is not the one beside.
+    """
 
     champion: Model
     challenger: Model | None
     columns: tuple[str, ...]
     truth: str | None
+    origin: Origin
+    challenger_origin: Origin | None = None
+    entity: str | None = None
+    trial: Trial | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """table: kept columns, outputs, versions; one row for each that may be scored."""
+    """table: kept columns, outputs, versions; one row for each that may be scored.
+
+    parts, entities, split: of the same rows, for the log.
+    """
 
     table: pa.Table
     summary: Summary
+    parts: tuple[Part, ...]
+    entities: pa.Array | None
+    split: Split | None
 
 
-def predict(ask: Ask, batch: Batch, decoded: Decoded, kept: pa.Table) -> Predicted:
-    """decoded: what the champion takes of the batch, at least one row. kept: of all its rows. Raises: ZaphodError."""
+def predict(ask: Ask, batch: Batch, decoded: Decoded, kept: pa.Table, *, call: str = "") -> Predicted:
+    """decoded: what the champion takes of the batch, at least one row. kept: of all its rows.
+
+    call: with its position in the file, a row's prediction id. Raises: ZaphodError.
+    """
     model = ask.champion
-    given = model.predictor.predict(decoded.columns)
+    entities = entities_of(batch, decoded, ask.entity)
+    split = None
+    if ask.trial is None:
+        parts = [ask_one(Contender(model.predictor, ask.origin), decoded.columns)]
+    else:
+        split = split_rows(ask.trial, entities, batch.rows[decoded.kept], call=call)
+        parts = ask.trial.ask(decoded.columns, split)
+    for part in parts:
+        if part.error is not None and part.origin.variant == CHAMPION:
+            raise part.error
+    given = merge(parts, len(decoded.kept))
     summary = summarise(model.schema, model.profile, decoded.columns, given)
     if decoded.rejects:
         kept = kept.take(pa.array(decoded.kept))
     table = dict(zip(kept.column_names, kept.columns, strict=True))
     own = _columns(model, given, ask.columns)
+    if ask.trial is not None:
+        own |= _who(parts, len(decoded.kept))
     table |= own
     truth = kept.column(ask.truth).combine_chunks() if ask.truth is not None else None
     if truth is not None:
@@ -61,6 +97,8 @@ def predict(ask: Ask, batch: Batch, decoded: Decoded, kept: pa.Table) -> Predict
         table[f"{CHALLENGER}version"] = table.pop(f"{CHALLENGER}model_version")
         both = np.flatnonzero(asked.places >= 0)
         matched = _take(asked.predictions, asked.places[both])
+        if ask.challenger_origin is not None and len(both):
+            parts.append(Part(ask.challenger_origin, both, asked.latency_s, matched))
         summary = msgspec.structs.replace(
             summary,
             challenger_drift=asked.drift,
@@ -69,7 +107,18 @@ def predict(ask: Ask, batch: Batch, decoded: Decoded, kept: pa.Table) -> Predict
             if truth is None
             else errors_of(ask.challenger.schema, matched, truth.take(pa.array(both))),
         )
-    return Predicted(table=pa.table(table), summary=summary)
+    return Predicted(pa.table(table), summary, tuple(parts), entities, split)
+
+
+def _who(parts: Sequence[Part], num_rows: int) -> dict[str, pa.Array]:
+    """The version and the variant that answered each row."""
+    versions = np.zeros(num_rows, dtype=np.int64)
+    variants = np.zeros(num_rows, dtype=object)
+    for part in parts:
+        if part.error is None:
+            rows = slice(None) if part.rows is None else part.rows
+            versions[rows], variants[rows] = part.origin.version, part.origin.variant
+    return {"model_version": pa.array(versions), "variant": pa.array(variants, pa.string())}
 
 
 def keep_columns(table: pa.Table, kept: pa.Schema | Sequence[str]) -> pa.Table:
@@ -95,6 +144,7 @@ class _Challenged:
     predictions: Predictions
     places: NDArray[np.int64]
     drift: tuple[tuple[int, ...], ...] = ()
+    latency_s: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -113,9 +163,11 @@ def _challenge(challenger: Model, champion: Model, batch: Batch, decoded: Decode
 
 
 def _ask(challenger: Model, columns: Columns, places: NDArray[np.int64]) -> _Challenged:
+    began = time.perf_counter()
     predictions = challenger.predictor.predict(columns)
+    latency_s = time.perf_counter() - began
     drift = count_drift(challenger.schema, challenger.profile, columns, predictions)
-    return _Challenged(predictions, places, drift)
+    return _Challenged(predictions, places, drift, latency_s)
 
 
 def _columns(model: Model, predictions: Predictions, wanted: Sequence[str]) -> dict[str, pa.Array]:

@@ -22,8 +22,10 @@ from batch.rows import CorruptFileError, check
 from batch.score import Work
 from batch.settings import BatchSettings, OnCorrupt
 from batch.source import Inspected
+from batch.trial import dump_settings, enter, recipe_of
 from zaphod.columns import Columns, from_table
 from zaphod.errors import BatchError, ConfigError, InvalidInputError
+from zaphod.experiment.spec import Mode
 from zaphod.location import Location, locate
 from zaphod.schema import Schema, Task
 
@@ -77,6 +79,9 @@ def preflight(settings: BatchSettings) -> Preflight:
     """
     champion = resolve(settings.registry, settings.model)
     challenger = resolve(settings.registry, settings.challenger) if settings.challenger is not None else None
+    entry = enter(settings.registry, settings.model, champion) if settings.experiment and challenger is None else None
+    if entry is not None and entry.experiment.mode is Mode.INTERLEAVE:
+        challenger = entry.challenger
     keep = tuple(dict.fromkeys([*settings.keep, *([settings.truth] if settings.truth is not None else [])]))
     work = Work(
         input=settings.input,
@@ -95,6 +100,9 @@ def preflight(settings: BatchSettings) -> Preflight:
         on_corrupt=settings.on_corrupt,
         batch_rows=settings.batch_rows,
         max_attempts=settings.retries + 1,
+        log=None if settings.monitoring.uri is None else dump_settings(settings.monitoring),
+        entity=settings.entity or (None if entry is None else entry.experiment.entity),
+        entry=entry,
     )
     ask = work.ask()
     wanted = work.wanted(ask)
@@ -106,7 +114,10 @@ def preflight(settings: BatchSettings) -> Preflight:
         [each.file for each in inspected],
         settings,
         model=str(champion),
-        bundle_sha256=[version.bundle_sha256 for version in (champion, challenger) if version is not None],
+        bundle_sha256=[
+            *(version.bundle_sha256 for version in (champion, challenger) if version is not None),
+            *recipe_of(entry, work.entity),
+        ],
         kept=kept,
     )
     work = msgspec.structs.replace(work, input=location.uri, run_id=plan.run_id, kept=kept)
@@ -163,7 +174,18 @@ def _check_names(ask: Ask, settings: BatchSettings, keep: Sequence[str]) -> None
     output = ask.champion.schema.output
     made = {"label", "value", "score", *(f"value_{target}" for target in output.targets)}
     made |= {f"probability_{label}" for label in output.classes}
-    taken = {*made, "model_version", *_REJECT_COLUMNS, *(f"{CHALLENGER}{name}" for name in (*made, "version"))}
+    taken = {
+        *made,
+        "model_version",
+        *(["variant"] if ask.trial is not None else []),
+        *_REJECT_COLUMNS,
+        *(f"{CHALLENGER}{name}" for name in (*made, "version")),
+    }
+    if settings.entity is not None and settings.entity not in (*keep, *ask.champion.schema.names):
+        raise ConfigError(
+            f"Cannot take the entity from {settings.entity!r}: it is neither a field of the model nor kept. Name it in "
+            "keep."
+        )
     double = sorted(taken & set(keep))
     if double:
         raise ConfigError(

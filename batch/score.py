@@ -19,10 +19,14 @@ from batch.predict import Ask, keep_columns, predict
 from batch.rows import Batch, CorruptFileError, Wanted, check
 from batch.settings import OnCorrupt
 from batch.summary import Summary, add_up
+from batch.trial import Entry, UnitLog, origin_of, trial_of
 from batch.writer import PartitionedWriter, PartWriter
 from zaphod.columns import Reject
+from zaphod.contender import Contender
 from zaphod.errors import ZaphodError
+from zaphod.experiment.spec import Mode
 from zaphod.location import locate
+from zaphod.registry import CHALLENGER, CHAMPION
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +48,10 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     on_corrupt: OnCorrupt
     batch_rows: int
     max_attempts: int
+    log: bytes | None = None
+    """`LogSettings` as JSON, for the prediction log; None without one."""
+    entity: str | None = None
+    entry: Entry | None = None
 
     @property
     def kept_schema(self) -> pa.Schema:
@@ -51,11 +59,23 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
     def ask(self) -> Ask:
         """Loads what is not loaded yet. Raises: ModelError."""
+        champion, entry = load_model(self.champion), self.entry
+        origin = origin_of(self.champion, champion, entry, variant=CHAMPION, answered=True)
+        trial = theirs = None
+        if entry is not None and entry.experiment.mode is Mode.AB:
+            rival = load_model(entry.challenger)
+            trial = trial_of(entry, Contender(champion.predictor, origin), model=champion, rival=rival)
+        if self.challenger is not None:
+            theirs = origin_of(self.challenger, champion, entry, variant=CHALLENGER, answered=False)
         return Ask(
-            champion=load_model(self.champion),
+            champion=champion,
             challenger=load_model(self.challenger) if self.challenger is not None else None,
             columns=self.columns,
             truth=self.truth,
+            origin=origin,
+            challenger_origin=theirs,
+            entity=self.entity,
+            trial=trial,
         )
 
     def wanted(self, ask: Ask) -> Wanted:
@@ -113,6 +133,8 @@ def _score(unit: Unit, work: Work, ask: Ask) -> Receipt:
         staging, "predictions", unit.id, partition_by=work.partition_by, file_rows=work.file_rows
     )
     rejects = PartWriter(staging, f"rejects/{unit.id}.parquet")
+    call = f"{work.run_id}.{unit.id}"
+    log = UnitLog(work.log, ask.origin, call=call)
     problems: Counter[tuple[str, str]] = Counter()
     summaries: list[Summary] = []
     rows_in = 0
@@ -130,15 +152,20 @@ def _score(unit: Unit, work: Work, ask: Ask) -> Receipt:
             if refused:
                 problems.update((reject.field, reject.reason) for reject in refused)
                 rejects.write(_reject_table(unit, batch, decoded.rejects, kept), stack=stack)
+                places = [int(batch.rows[reject.row]) for reject in decoded.rejects]
+                lost = [reject.row for reject in batch.lost]
+                log.refuse([*decoded.rejects, *batch.lost], [*places, *lost], served_s=time.time())
             if len(decoded.kept):
                 with seconds.of("score"):
-                    predicted = predict(ask, batch, decoded, kept)
+                    predicted = predict(ask, batch, decoded, kept, call=call)
+                log.record(predicted.parts, batch, decoded, entities=predicted.entities, split=predicted.split)
                 summaries.append(predicted.summary)
                 with seconds.of("write"):
                     predictions.write(predicted.table, stack=stack)
             rows_in += batch.num_rows
         with seconds.of("write"):
             stack.close()
+            log.flush()
     return Receipt(
         unit=unit.id,
         path=unit.path,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pydantic
 
+from zaphod.monitoring.settings import LogSettings
 from zaphod.settings import Settings
 
 
@@ -41,6 +42,16 @@ class BatchSettings(Settings):
 
     challenger: str | None = None
     """Another version that scores the same rows in the same pass, beside the champion: `name@challenger`, `name@8`."""
+
+    experiment: bool = True
+    """Take part in the model's running experiment, as the other arms do, when the model is named by its champion and no
+    challenger is set: `ab` splits the rows by their entity, `interleave` scores a challenger beside."""
+
+    entity: str | None = None
+    """The column that names whom a row is about, a kept one or a field of the model. Text or whole numbers."""
+
+    monitoring: LogSettings = LogSettings(features=False)
+    """The prediction log. What was asked stands in the input files: by default only what was answered is logged."""
 
     truth: str | None = None
     """An input column with the right answers, null where not known yet: the manifest tells how good the model was. It

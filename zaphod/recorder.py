@@ -61,8 +61,12 @@ class Recorder:
         entities: Names,
         ids: Ids,
         buckets: NDArray[np.int64] | None = None,
+        positions: NDArray[np.int64] | None = None,
     ) -> None:
-        """columns, entities, ids and buckets: of the whole call, of which the part has some rows."""
+        """columns, entities, ids and buckets: of the whole call, of which the part has some rows.
+
+        positions: by which the rows are called, where those are not their places in the call.
+        """
         rows, num_rows = part.rows, columns.num_rows
         if rows is not None:
             columns, num_rows = columns.take(rows), len(rows)
@@ -78,7 +82,11 @@ class Recorder:
                 served_s=time.time(),
                 num_rows=num_rows,
                 latency_s=part.latency_s,
-                rows=_positions(ids, rows, num_rows),
+                rows=_positions(ids, rows, num_rows)
+                if positions is None
+                else positions
+                if rows is None
+                else positions[rows],
                 columns=columns,
                 predictions=part.predictions,
                 entities=entities,
@@ -147,6 +155,10 @@ def take(entities: Names, rows: NDArray[np.int64]) -> Names:
     if entities is None:
         return None
     return entities.take(pa.array(rows)) if isinstance(entities, pa.Array) else [entities[row] for row in rows.tolist()]
+
+
+def _of(positions: NDArray[np.int64], rows: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    return positions if rows is None else positions[rows]
 
 
 def _positions(ids: Ids, rows: NDArray[np.int64] | None, num_rows: int) -> NDArray[np.int64] | None:
