@@ -259,6 +259,9 @@ def test_a_better_challenger_is_promoted_once(shop: Shop) -> None:
     assert len(shop.entries("experiment promote")) == 1, said
     state = shop.registry.state("shop")
     assert (state.aliases[CHAMPION], state.experiment) == (BETTER, None)
+    assert "right answers" in shop.run("experiment", "status", "shop", "--log", shop.log)
+    shop.run("experiment", "report", "shop", "--log", shop.log, "--out", "report.html")
+    assert "<html" in (shop.home / "report.html").read_text()
     crossed, arms = variants(shop, "better")
     assert crossed == 0
     assert arms == {"online", "streaming"}

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 # Items are taken in a few at a time, with a pause between, so that whoever serves meanwhile never waits for the
 # interpreter longer than for one such portion: a fraction of a millisecond.
-_TICK_S = 0.025
+_TICK_S = 0.05
 _PORTION_ITEMS = 64
 _BREATH_S = 0.0002
 _MAX_RETRY_S = 5.0
@@ -154,8 +154,11 @@ class SegmentWriter(Generic[ItemT]):
             self._hurry.wait(_TICK_S)
 
     def _take_in(self, *, hurry: bool) -> None:
-        while self._items and (hurry or self._encoded < self._settings.segment_rows):
-            portion = [self._items.popleft() for _ in range(min(_PORTION_ITEMS, len(self._items)))]
+        """What waits now. What comes meanwhile waits for the next time: else it would be taken in one by one."""
+        left = len(self._items)
+        while left and (hurry or self._encoded < self._settings.segment_rows):
+            portion = [self._items.popleft() for _ in range(min(_PORTION_ITEMS, left))]
+            left -= len(portion)
             num_rows = sum(item.num_rows for item in portion)
             try:
                 self._encoder.add(portion)
@@ -165,7 +168,7 @@ class SegmentWriter(Generic[ItemT]):
                 self._free(num_rows, dropped=True)
                 continue
             self._encoded += num_rows
-            if not hurry and self._waiting < self._max_rows // 2:
+            if left and not hurry and self._waiting < self._max_rows // 2:
                 time.sleep(_BREATH_S)
 
     def _publish(self) -> bool:
