@@ -126,7 +126,7 @@ def test_a_kill_at_a_named_point_loses_nothing(
     tmp_path: Path, registry: Registry, expected: dict[str, str], step: str, count: int
 ) -> None:
     """Readers see no run or the whole run after the kill, and the whole run after the next start."""
-    killed = subprocess.run(command(tmp_path, registry, step=step, count=count), cwd=ROOT, timeout=60)
+    killed = subprocess.run(command(tmp_path, registry, step=step, count=count), cwd=ROOT, timeout=110)
     assert killed.returncode == -signal.SIGKILL
     if step in ("renamed", "published"):
         check_whole(tmp_path, expected)
@@ -145,7 +145,7 @@ def test_a_kill_at_a_named_point_loses_nothing(
 
 def test_finished_units_are_not_done_again(tmp_path: Path, registry: Registry, expected: dict[str, str]) -> None:
     """Their files are the very files that the killed run wrote."""
-    subprocess.run(command(tmp_path, registry, step="unit", count=3), cwd=ROOT, timeout=60)
+    subprocess.run(command(tmp_path, registry, step="unit", count=3), cwd=ROOT, timeout=110)
     before = {path.name: path.stat().st_ino for path in (tmp_path / "output").glob(".staging/*/run/predictions/*")}
     assert len(before) == 3
 
@@ -189,11 +189,11 @@ def _kill(home: Path, registry: Registry, rng: random.Random, *, step: str | Non
     """At a step that may have passed already in an earlier start, or after a time that may be too long."""
     if step is not None:
         count = rng.randint(1, STEPS[step])
-        subprocess.run(command(home, registry, step=step, count=count), cwd=ROOT, timeout=60)
+        subprocess.run(command(home, registry, step=step, count=count), cwd=ROOT, timeout=110)
         return
     staging = home / "output" / ".staging"
     process = subprocess.Popen(command(home, registry), cwd=ROOT)
-    wait_for(lambda: staging.exists() or process.poll() is not None)
+    wait_for(lambda: staging.exists() or process.poll() is not None, timeout_s=110)
     time.sleep(rng.random() * 0.6)  # the moment is the point here
     process.kill()
     process.wait(timeout=10)
