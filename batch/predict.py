@@ -60,10 +60,13 @@ class Predicted:
     split: Split | None
 
 
-def predict(ask: Ask, batch: Batch, decoded: Decoded, kept: pa.Table, *, call: str = "") -> Predicted:
+def predict(
+    ask: Ask, batch: Batch, decoded: Decoded, kept: pa.Table, *, watch_drift: bool, call: str = ""
+) -> Predicted:
     """decoded: what the champion takes of the batch, at least one row. kept: of all its rows.
 
-    call: with its position in the file, a row's prediction id. Raises: ZaphodError.
+    watch_drift: count rows on the bins of the training data. call: with its position in the file, a row's prediction
+    id. Raises: ZaphodError.
     """
     model = ask.champion
     entities = entities_of(batch, decoded, ask.entity)
@@ -77,7 +80,7 @@ def predict(ask: Ask, batch: Batch, decoded: Decoded, kept: pa.Table, *, call: s
         if part.error is not None and part.origin.variant == CHAMPION:
             raise part.error
     given = merge(parts, len(decoded.kept))
-    summary = summarise(model.schema, model.profile, decoded.columns, given)
+    summary = summarise(model.schema, model.profile if watch_drift else None, decoded.columns, given)
     if decoded.rejects:
         kept = kept.take(pa.array(decoded.kept))
     table = dict(zip(kept.column_names, kept.columns, strict=True))
@@ -89,7 +92,7 @@ def predict(ask: Ask, batch: Batch, decoded: Decoded, kept: pa.Table, *, call: s
     if truth is not None:
         summary = msgspec.structs.replace(summary, errors=errors_of(model.schema, given, truth))
     if ask.challenger is not None:
-        asked = _challenge(ask.challenger, model, batch, decoded)
+        asked = _challenge(ask.challenger, model, batch, decoded, watch_drift=watch_drift)
         places = pa.array(asked.places, mask=asked.places < 0)
         # The two have the same outputs: where the challenger takes no row, the champion's columns lend their types.
         theirs = _columns(ask.challenger, asked.predictions, ask.columns) if asked.rows else own
@@ -151,22 +154,23 @@ class _Challenged:
         return int((self.places >= 0).sum())
 
 
-def _challenge(challenger: Model, champion: Model, batch: Batch, decoded: Decoded) -> _Challenged:
+def _challenge(challenger: Model, champion: Model, batch: Batch, decoded: Decoded, *, watch_drift: bool) -> _Challenged:
     if challenger.schema.fields == champion.schema.fields:
-        return _ask(challenger, decoded.columns, np.arange(len(decoded.kept), dtype=np.int64))
+        places = np.arange(len(decoded.kept), dtype=np.int64)
+        return _ask(challenger, decoded.columns, places, watch_drift=watch_drift)
     theirs = check(challenger.schema, batch)
     places = np.full(batch.table.num_rows, -1, dtype=np.int64)
     places[theirs.kept] = np.arange(len(theirs.kept))
     if not len(theirs.kept):
         return _Challenged(Predictions(), places[decoded.kept])
-    return _ask(challenger, theirs.columns, places[decoded.kept])
+    return _ask(challenger, theirs.columns, places[decoded.kept], watch_drift=watch_drift)
 
 
-def _ask(challenger: Model, columns: Columns, places: NDArray[np.int64]) -> _Challenged:
+def _ask(challenger: Model, columns: Columns, places: NDArray[np.int64], *, watch_drift: bool) -> _Challenged:
     began = time.perf_counter()
     predictions = challenger.predictor.predict(columns)
     latency_s = time.perf_counter() - began
-    drift = count_drift(challenger.schema, challenger.profile, columns, predictions)
+    drift = count_drift(challenger.schema, challenger.profile if watch_drift else None, columns, predictions)
     return _Challenged(predictions, places, drift, latency_s)
 
 

@@ -235,7 +235,7 @@ def _time(unit: Unit, work: Work, ask: Ask, location: Location, *, num_rows: int
         return None
     if batch is None or not len((decoded := check(ask.champion.schema, batch)).kept):
         return None
-    predicted = predict(ask, batch, decoded, keep_columns(batch.table, work.kept_schema)).table
+    predicted = predict(ask, batch, decoded, keep_columns(batch.table, work.kept_schema), watch_drift=True).table
     seconds = time.perf_counter() - began
     return _Timed(batch.num_rows, seconds, bytes_per_row=predicted.nbytes / predicted.num_rows)
 

@@ -28,6 +28,9 @@ from zaphod.experiment.spec import Mode
 from zaphod.location import locate
 from zaphod.registry import CHALLENGER, CHAMPION
 
+# Batches between two that are held against the training data, from the first of each unit on.
+_DRIFT_EVERY = 4
+
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """What every task of a run needs to know."""
@@ -137,7 +140,7 @@ def _score(unit: Unit, work: Work, ask: Ask) -> Receipt:
     log = UnitLog(work.log, ask.origin, call=call)
     problems: Counter[tuple[str, str]] = Counter()
     summaries: list[Summary] = []
-    rows_in = 0
+    rows_in = batches_in = 0
     batches = source.read(locate(work.input), unit, work.wanted(ask), batch_rows=work.batch_rows)
     with contextlib.ExitStack() as stack:
         while True:
@@ -157,12 +160,15 @@ def _score(unit: Unit, work: Work, ask: Ask) -> Receipt:
                 log.refuse([*decoded.rejects, *batch.lost], [*places, *lost], served_s=time.time())
             if len(decoded.kept):
                 with seconds.of("score"):
-                    predicted = predict(ask, batch, decoded, kept, call=call)
+                    predicted = predict(
+                        ask, batch, decoded, kept, watch_drift=batches_in % _DRIFT_EVERY == 0, call=call
+                    )
                 log.record(predicted.parts, batch, decoded, entities=predicted.entities, split=predicted.split)
                 summaries.append(predicted.summary)
                 with seconds.of("write"):
                     predictions.write(predicted.table, stack=stack)
             rows_in += batch.num_rows
+            batches_in += 1
         with seconds.of("write"):
             stack.close()
             log.flush()

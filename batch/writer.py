@@ -19,6 +19,7 @@ from zaphod.location import HIVE_NULL
 # gather in memory.
 _ROW_GROUP_ROWS = 131_072
 _ROW_GROUP_BYTES = 64 * 1024 * 1024
+_BUFFER_BYTES = 1024 * 1024
 
 
 class PartWriter:
@@ -39,7 +40,9 @@ class PartWriter:
         if self._writer is None:
             staging = self._staging
             self._sink = stack.enter_context(write_whole(staging.data, self._path, temporary=staging.temporary))
-            self._writer = stack.enter_context(_open_writer(self._sink, table))
+            # Parquet writes its pages in small pieces, and each would come back into Python to be hashed.
+            buffered = stack.enter_context(pa.output_stream(self._sink, buffer_size=_BUFFER_BYTES))
+            self._writer = stack.enter_context(_open_writer(buffered, table))
             stack.callback(self._flush)
         self._waiting.append(table)
         self.num_rows += table.num_rows
@@ -150,7 +153,7 @@ def _folder_of(value: object) -> str:
     return HIVE_NULL if value is None else urllib.parse.quote(str(value), safe="")
 
 
-def _open_writer(sink: HashingSink, first: pa.Table) -> pq.ParquetWriter:
+def _open_writer(sink: pa.NativeFile, first: pa.Table) -> pq.ParquetWriter:
     # A dictionary of values that hardly repeat costs twice the time and is thrown away in the end.
     repeating = [
         name
@@ -164,5 +167,4 @@ def _open_writer(sink: HashingSink, first: pa.Table) -> pq.ParquetWriter:
         compression="snappy",
         use_dictionary=repeating,
         version="2.6",
-        write_page_checksum=True,
     )
