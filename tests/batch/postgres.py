@@ -27,11 +27,16 @@ def postgres() -> Iterator[str]:
     """Its address; the server and its files are gone afterwards. PostgreSQL refuses to run as root: then as nobody."""
     assert _WHEEL is not None
     assert _WHEEL.origin is not None
-    binaries = Path(_WHEEL.origin).parent / "pginstall" / "bin"
+    package = Path(_WHEEL.origin).parent
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
     if user is not None:
         os.chown(folder, user.pw_uid, user.pw_gid)
+        # Nobody may not be let into the folder of the environment. The libraries are looked for beside the package.
+        for part in package.parent.glob(f"{package.name}*"):
+            shutil.copytree(part, folder / part.name, copy_function=_link_or_copy)
+        package = folder / package.name
+    binaries = package / "pginstall" / "bin"
     data, port = folder / "data", machine.free_port()
     as_user = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     make = [
@@ -58,6 +63,14 @@ def postgres() -> Iterator[str]:
         process.send_signal(signal.SIGQUIT)
         process.wait(timeout=20)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """Links cost nothing; they reach no other file system."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _answers(address: str) -> bool:
