@@ -26,7 +26,7 @@ from streaming.queues.base import NewEvent
 from streaming.queues.sqlite import SqliteQueue
 from tests import models
 from tests.conftest import ROOT, Server, end_server, start_server, wait_for
-from tests.streaming.pools import Pool, end_pool, start_pool
+from tests.streaming.pools import NUM_PARTITIONS, Pool, end_pool, start_pool
 from zaphod.experiment.plan import GuardrailPlan, MetricPlan, Plan
 from zaphod.packaging import package
 from zaphod.registry import CHAMPION, Change, Registry
@@ -193,12 +193,14 @@ class Traffic:
     def _stream(self) -> None:
         X = models.table(2_000, seed=7)
         rows, answers = json_rows(X), truth(X).tolist()
+        # SQLite's connections belong to their threads.
+        queue = SqliteQueue(self.shop.pool.home / "var/stream", num_partitions=NUM_PARTITIONS)
         told = SqliteQueue(self.shop.home / "outcomes", num_partitions=2)
         late: list[NewEvent] = []
         for batch in range(10_000):
             numbers = range(batch * 10, batch * 10 + 10)
             now = time.time()
-            self.shop.pool.queue.produce(
+            queue.produce(
                 [
                     NewEvent(
                         value=msgspec.json.encode(rows[i % 2_000]),
@@ -224,6 +226,7 @@ class Traffic:
             if self._stop.wait(0.3):
                 break
         told.close()
+        queue.close()
 
 
 def json_rows(X: pd.DataFrame) -> list[dict[str, object]]:

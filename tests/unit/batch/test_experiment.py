@@ -1,0 +1,156 @@
+"""A batch run logs what it predicts and takes part in the running experiment, as the other arms do."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+
+import duckdb
+import msgspec
+import pandas as pd
+import pytest
+from sklearn.dummy import DummyRegressor
+
+from tests import models
+from tests.batch import tables
+from zaphod.errors import ConfigError
+from zaphod.experiment.assignment import Splitter, threshold_of
+from zaphod.experiment.plan import MetricPlan, Plan
+from zaphod.experiment.spec import Experiment, Mode, Phase, write_plan
+from zaphod.packaging import package
+from zaphod.registry import CHAMPION, Registry
+
+NUM_ROWS = 3 * 200
+
+
+@pytest.fixture
+def constants(tmp_path: Path) -> Registry:
+    """Version 1 says 1 and is champion, version 2 says 2."""
+    made = Registry.open(str(tmp_path / "registry"))
+    X = models.table(30, seed=1)
+    for constant in (1.0, 2.0):
+        package(
+            DummyRegressor(strategy="constant", constant=constant).fit(X, [0.0] * len(X)),
+            name="constant", sample=X, registry=made, nullable=models.NULLABLE,
+        )  # fmt: skip
+    made.set_alias("constant", alias=CHAMPION, version=1, action="promote", why="test")
+    return made
+
+
+def begin(registry: Registry, mode: Mode) -> None:
+    """Half of the entities, where it splits."""
+    experiment = Experiment(
+        id=f"exp-{secrets.token_hex(2)}", model="constant", mode=mode, champion=1, challenger=2, salt="salt",
+        phases=(Phase(number=1, share=0.5, started_s=time.time()),),
+        plan=write_plan(Plan(metrics=(MetricPlan(name="m", measure="correct"),))),
+    )  # fmt: skip
+    before = registry.state("constant")
+    registry.append("constant", before=before, experiment=experiment, action="test", why="test")
+
+
+def score(home: Path, registry: Registry, **changes: object) -> pd.DataFrame:
+    """The predictions of a whole job, by id."""
+    if not (home / "input").exists():
+        tables.write_input(home / "input")
+    values = {"model": "constant", "monitoring": {"uri": str(home / "monitoring"), "features": False}, **changes}
+    outcome = tables.run(tables.make_settings(home, registry, **values))
+    return pd.read_parquet(outcome.predictions).set_index("id").sort_index()
+
+
+def logged(home: Path) -> pd.DataFrame:
+    """Every record."""
+    return duckdb.read_parquet(f"{home}/monitoring/log/**/*.parquet", union_by_name=True).to_arrow_table().to_pandas()
+
+
+def test_every_prediction_and_reject_is_logged(tmp_path: Path, constants: Registry) -> None:
+    """With an id that leads to its row in the input, and without what was asked; a job done again adds no other ids."""
+    paths = tables.write_input(tmp_path / "input")
+    bad = pd.read_parquet(paths[0])
+    bad.loc[7, "amount"] = float("inf")
+    tables.write_file(paths[0], bad)
+
+    score(tmp_path, constants, entity="id")
+
+    records = logged(tmp_path)
+    assert len(records) == NUM_ROWS
+    (refused,) = records[records["status"] == "refused"].to_dict("records")
+    assert (refused["row"], refused["error"], refused["error_field"]) == (7, "invalid_input", "amount")
+    scored = records[records["status"] == "ok"]
+    assert scored["entity"].nunique() == NUM_ROWS - 1
+    assert set(scored["output.value"]) == {1.0}
+    assert set(scored["arm"]) == {"batch"}
+    assert not [name for name in records if name.startswith("feature.")]
+    assert len(set(zip(records["call"], records["row"], strict=True))) == NUM_ROWS
+
+
+def test_rows_are_split_as_online(tmp_path: Path, constants: Registry) -> None:
+    """Each entity has the variant that the assignment gives it anywhere; the files say who answered."""
+    begin(constants, Mode.AB)
+
+    got = score(tmp_path, constants, entity="id")
+
+    mine = [Splitter("salt").bucket(entity) < threshold_of(0.5) for entity in got.index]
+    assert got["value"].tolist() == [2.0 if challenger else 1.0 for challenger in mine]
+    assert got["model_version"].tolist() == [2 if challenger else 1 for challenger in mine]
+    assert got["variant"].tolist() == ["challenger" if challenger else "champion" for challenger in mine]
+    records = logged(tmp_path)
+    assert len(records) == NUM_ROWS
+    assert (records["variant"] == "challenger").sum() == sum(mine)
+    assert set(records["reason"]) == {"entity"}
+
+
+def test_without_an_entity_a_row_goes_by_its_id(tmp_path: Path, constants: Registry) -> None:
+    """The split is about half, marked, and the same when the job is done again elsewhere."""
+    begin(constants, Mode.AB)
+
+    first = score(tmp_path, constants)
+    again = score(tmp_path, constants, output=str(tmp_path / "elsewhere"))
+
+    assert 0.4 < (first["variant"] == "challenger").mean() < 0.6
+    assert first["variant"].equals(again["variant"])
+    assert set(logged(tmp_path)["reason"]) == {"prediction_id"}
+
+
+def test_both_score_every_row_when_interleaved(tmp_path: Path, constants: Registry) -> None:
+    """The champion's answer is the prediction; the challenger's stands beside it, in the files and in the log."""
+    begin(constants, Mode.INTERLEAVE)
+
+    got = score(tmp_path, constants, entity="id")
+
+    assert set(got["value"]) == {1.0}
+    assert set(got["challenger_value"]) == {2.0}
+    records = logged(tmp_path).groupby("variant")
+    assert records.size().to_dict() == {"champion": NUM_ROWS, "challenger": NUM_ROWS}
+    assert records["answered"].first().to_dict() == {"champion": True, "challenger": False}
+
+
+def test_a_job_may_stay_out(tmp_path: Path, constants: Registry) -> None:
+    """With `experiment: false`, with a pinned version, and with another challenger of its own."""
+    begin(constants, Mode.AB)
+
+    for changes in ({"experiment": False}, {"model": "constant@1"}):
+        assert set(score(tmp_path, constants, **changes)["value"]) == {1.0}
+
+
+def test_a_phase_is_a_run_of_its_own(tmp_path: Path, constants: Registry) -> None:
+    """The same job after a ramp is not taken for one that is done."""
+    begin(constants, Mode.AB)
+    before = score(tmp_path, constants, entity="id")
+    state = constants.state("constant")
+    assert state.experiment is not None
+    later = msgspec.structs.replace(
+        state.experiment, phases=(*state.experiment.phases, Phase(number=2, share=1.0, started_s=time.time()))
+    )
+    constants.append("constant", before=state, experiment=later, action="test", why="test")
+
+    after = score(tmp_path, constants, entity="id")
+
+    assert set(before["value"]) == {1.0, 2.0}
+    assert set(after["value"]) == {2.0}
+
+
+def test_an_entity_nobody_reads_is_refused(tmp_path: Path, constants: Registry) -> None:
+    """A column that is neither kept nor a field would be missing in every file."""
+    with pytest.raises(ConfigError, match="Name it in keep"):
+        score(tmp_path, constants, entity="customer")
