@@ -37,7 +37,7 @@ def effect_plot(looks: Sequence[Look], metric: MetricPlan) -> str:
     low, high = min(low, bound * 1.3), max(high, bound * 1.3)
     frame = Frame.make(f"effect on {metric.name}", x=_x_range(xs), y=(low, high), width=1100, height=360)
     unit = "percentage points" if wording.is_share(metric) else "in the metric's units"
-    frame.axes(x_label="entities whose outcome is known, both variants", y_label=f"difference, {unit}")
+    frame.axes(x_label="entities whose outcome is known", y_label=f"difference, {unit}")
     better, worse = (frame.y.end + 16, frame.y.start - 8)
     if not metric.higher_is_better:
         better, worse = worse, better

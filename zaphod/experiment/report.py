@@ -89,8 +89,11 @@ def _tiles(findings: Findings) -> str:
         left = "open" if decision.left_s is None else f"about {wording.duration(decision.left_s)}"
         needed = "" if decision.needed is None else f"at {decision.needed:,} entities, if the effect stays"
         tiles.append(tile("time left", left, needed))
-    else:
+    elif decision.verdict is Verdict.PROMOTE:
         tiles.append(tile("chance of this without a difference", _at_most(first.p_value), "however often one looks"))
+    else:
+        ran_s = findings.analysis.now_s - findings.experiment.phases[0].started_s
+        tiles.append(tile("ran for", wording.duration(ran_s)))
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
@@ -113,9 +116,8 @@ def _effects(findings: Findings) -> str:
 def _effect_caption(metric: MetricPlan, effect: Effect) -> str:
     better = "Higher is better" if metric.higher_is_better else "Lower is better"
     parts = [f"{better}."]
-    relative, bounds = _percent(effect.relative)
-    if bounds:
-        parts.append(f"Relative to the champion {relative} ({bounds}).")
+    if effect.usable and effect.relative.value is not None:
+        parts.append(f"That is about {effect.relative.value:+.1%} of the champion's level.")
     if metric.margin:
         parts.append(f"Up to {wording.amount(metric, metric.margin)} worse is allowed.")
     if effect.variance_kept < 0.999:
@@ -203,8 +205,10 @@ def _exposure(findings: Findings) -> str:
         for check in checks
     )
     drawn = ""
-    if phase.exposure:
+    if len(phase.exposure) > 1:
         caption = "Entities that each variant has answered in this phase, counted once each."
+        if findings.analysis.mode.paired:
+            caption = "Entities that the champion has answered, and those that the challenger has scored too."
         drawn = figure("Who got what", caption, plots.exposure_plot(phase.exposure))
     lead = "Numbers are only worth as much as the experiment behind them: was the split right, did the outcomes arrive?"
     return (
@@ -252,12 +256,6 @@ def _turned(one: Interval) -> Interval:
         return None if value is None else -value
 
     return Interval(value=minus(one.value), low=minus(one.high), high=minus(one.low))
-
-
-def _percent(one: Interval) -> tuple[str, str]:
-    if one.value is None or one.low is None or one.high is None:
-        return "", ""
-    return f"{one.value:+.1%}", f"{one.low:+.1%} to {one.high:+.1%}"
 
 
 def _at_most(p_value: float) -> str:

@@ -23,6 +23,8 @@ def level(metric: MetricPlan, value: float | None) -> str:
 def difference(metric: MetricPlan, interval: Interval) -> tuple[str, str]:
     """The effect and its bounds apart, with signs; the bounds are empty where they do not hold."""
     value, bounds = scaled(metric, interval).texts()
+    if bounds is None and interval.value is not None:
+        value = f"{scaled(metric, interval).value:.2g}"
     unit = " points" if is_share(metric) else ""
     sign = "+" if (interval.value or 0.0) > 0 else ""
     return f"{sign}{value}{unit}", bounds or ""
@@ -49,5 +51,6 @@ def duration(seconds: float) -> str:
     """Roughly."""
     for size, unit in ((86_400.0, "days"), (3_600.0, "hours"), (60.0, "minutes")):
         if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
+            number = seconds / size
+            return f"{number:.0f} {unit}" if number >= 10 else f"{number:.1f} {unit}".replace(".0 ", " ")
     return f"{seconds:.0f} seconds"
