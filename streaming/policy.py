@@ -55,14 +55,17 @@ class Scale:
     easy_since: float | None = None
 
 
-def rescale(scale: Scale, *, oldest_s: float, num_partitions: int, settings: PoolSettings, now: float) -> Scale:
-    """One scorer more when events have waited too long for some time, one less when none has for a long time.
+def rescale(
+    scale: Scale, *, oldest_s: float, lag: int, num_partitions: int, settings: PoolSettings, now: float
+) -> Scale:
+    """One scorer more when too many events have waited, or one too long, for some time; one less when the pool has
+    been at ease for a long time.
 
-    oldest_s: age of the oldest waiting event of the whole stream.
+    oldest_s: age of the oldest waiting event of the whole stream. lag: events that wait in it.
     """
     most = min(settings.max_scorers, num_partitions)
     least = min(settings.min_scorers, most)
-    if oldest_s > settings.scale_up_age_s:
+    if oldest_s > settings.scale_up_age_s or lag > settings.scale_up_lag:
         since = now if scale.late_since is None else scale.late_since
         if now - since >= settings.scale_up_after_s and scale.wanted < most:
             return Scale(wanted=scale.wanted + 1)

@@ -255,11 +255,16 @@ class Scorer:
         self.stats.waiting = reason
 
     def _renew(self) -> None:
+        failing = False
         while not self._stopping.wait(self._lease_s / 3):
             try:
                 self._consumer.renew()
             except QueueUnavailableError:
-                _log.warning("cannot renew the leases; the fence keeps a late commit out")
+                if not failing:
+                    _log.warning("cannot renew the leases; the fence keeps a late commit out")
+                failing = True
+            else:
+                failing = False
 
 
 def _encode(decoded: Sequence[_Decoded], scored: Scored, snapshot: Snapshot, partition: int, answers: Answers) -> None:

@@ -73,11 +73,14 @@ class PoolSettings(Settings):
     scale_up_age_s: pydantic.PositiveFloat = 1.0
     """An event that waits longer than this is late."""
 
+    scale_up_lag: pydantic.PositiveInt = 20_000
+    """When more events than this wait, the pool is late too, however young they are."""
+
     scale_up_after_s: pydantic.NonNegativeFloat = 3.0
-    """When events have been late for so long, a scorer is added."""
+    """When the pool has been late for so long, a scorer is added."""
 
     scale_down_after_s: pydantic.NonNegativeFloat = 60.0
-    """When none has been late for so long, a scorer is taken away."""
+    """When it has not been late for so long, a scorer is taken away."""
 
     placement: Literal["auto", "one_node", "spread"] = "auto"
     """Where scorers run: on the node that supervises, or spread over all; `auto` spreads when the queue allows it."""

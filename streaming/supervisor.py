@@ -181,6 +181,7 @@ class Supervisor:
         self._scale = policy.rescale(
             self._scale,
             oldest_s=max((position.oldest_s for position in self._positions), default=0.0),
+            lag=sum(position.lag for position in self._positions),
             num_partitions=len(self._positions),
             settings=self._settings.pool,
             now=time.monotonic(),

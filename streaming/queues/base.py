@@ -197,7 +197,7 @@ class Consumer(Protocol):
         ...
 
     def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
-        """Outputs, dead letters and the offset after the batch, all or nothing.
+        """Outputs and dead letters, each in any order, and the offset after the batch: all or nothing.
 
         The same batch again, because the answer was lost, changes nothing.
 

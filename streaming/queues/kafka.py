@@ -338,8 +338,11 @@ class KafkaConsumer:
             return
         generation = held.state.generation
         writes = [
-            *(self._output_write(output, Cursor(generation, output.offset)) for output in outputs),
-            *(self._letter_write(letter, Cursor(generation, letter.offset)) for letter in dead_letters),
+            *(self._output_write(each, Cursor(generation, each.offset)) for each in sorted(outputs, key=_offset_of)),
+            *(
+                self._letter_write(each, Cursor(generation, each.offset))
+                for each in sorted(dead_letters, key=_offset_of)
+            ),
         ]
         self._write(held, batch, ("commit", batch.first, batch.next_offset), writes, held.after(batch.next_offset))
 
@@ -571,6 +574,10 @@ def _newest(reader: TopicReader, partition: int) -> wire.Record | None:
 
 def _state_write(topics: Topics, state: wire.State) -> Write:
     return Write(topics.state, msgspec.json.encode(state), key=b"state")
+
+
+def _offset_of(record: Output | DeadLetter) -> int:
+    return record.offset
 
 
 def _is_after(cursor: Cursor, other: Cursor) -> bool:

@@ -347,9 +347,10 @@ class RedisConsumer:
         if held is None or held.epoch != batch.epoch:
             raise _fenced(batch)
         arguments: list[Any] = [batch.epoch, batch.first, batch.next_offset, repr(time.time()), len(outputs)]
-        for output in outputs:
+        # A stream takes ids in rising order only, and an error in the middle of a script is not rolled back.
+        for output in sorted(outputs, key=_offset_of):
             arguments += _fields(output)
-        for letter in dead_letters:
+        for letter in sorted(dead_letters, key=_offset_of):
             arguments += [*_fields(letter), letter.cause.value, letter.reason, letter.attempts, letter.version]
         keys = [self._key(batch.partition, what) for what in ("state", "out", "dead")]
         with _translated():
@@ -483,6 +484,10 @@ def _fields(record: Output | DeadLetter) -> list[Any]:
     # A key may be empty but not missing in Redis; a leading byte tells the two apart.
     key = "" if record.key is None else f"k{record.key}"
     return [record.offset, record.id, key, _packed(record.headers), repr(record.created), record.value]
+
+
+def _offset_of(record: Output | DeadLetter) -> int:
+    return record.offset
 
 
 def _key_of(data: bytes) -> str | None:

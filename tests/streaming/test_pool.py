@@ -172,9 +172,10 @@ def test_the_demo_shows_outputs_and_latency(tmp_path: Path, registry: Registry) 
         ({"model": "nobody"}, "no such alias"),
         ({"queue": {"partitions": 0}}, "queue.partitions"),
         ({"pool": {"min_scorers": 5, "max_scorers": 2}}, "5 > 2"),
+        ({"pool": {"placement": "spread"}}, "for one node"),
         ({"unknown": 1}, "unknown"),
     ],
-    ids=["model", "partitions", "scorers", "key"],
+    ids=["model", "partitions", "scorers", "nodes", "key"],
 )
 def test_a_wrong_setting_is_one_sentence(
     tmp_path: Path, registry: Registry, change: dict[str, object], says: str

@@ -296,6 +296,27 @@ def test_dead_letters_keep_everything(queue: Queue) -> None:
     consumer.close()
 
 
+def test_answers_may_come_in_any_order(queue: Queue) -> None:
+    """A batch whose outputs and letters are not in the order of their events is committed whole all the same."""
+    queue.produce(new_events(6))
+    consumer = queue.consumer("me", lease_s=LEASE_S)
+    consumer.acquire(partition_of("k"))
+    batch = polled(consumer, num=6)
+    letters = [letter(event) for event in batch.events if event.offset % 2]
+
+    consumer.commit(
+        batch,
+        outputs=[output for output in reversed(answers(batch)) if output.offset % 2 == 0],
+        dead_letters=letters[::-1],
+    )
+
+    entries = queue.read_dead_letters({0: Cursor(), 1: Cursor()}, max_letters=10)
+    assert sorted(entry.letter.offset for entry in entries) == [1, 3, 5]
+    assert sorted(everything(queue)) == [b"answer 0", b"answer 2", b"answer 4"]
+    assert sum(position.lag for position in queue.positions()) == 0
+    consumer.close()
+
+
 def test_replay_scores_again_and_keeps_the_old_outputs(queue: Queue) -> None:
     """After a replay events come again, a running consumer is fenced, and new outputs are read after the old."""
     queue.produce(new_events(4))

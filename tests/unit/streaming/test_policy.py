@@ -61,14 +61,14 @@ SETTINGS = PoolSettings(min_scorers=1, max_scorers=3, scale_up_age_s=1.0, scale_
 def test_lateness_that_lasts_adds_one() -> None:
     """A short burst changes nothing; three seconds of late events add a scorer, up to the most."""
     scale = Scale(wanted=1)
-    scale = rescale(scale, oldest_s=5.0, num_partitions=4, settings=SETTINGS, now=100.0)
+    scale = rescale(scale, oldest_s=5.0, lag=0, num_partitions=4, settings=SETTINGS, now=100.0)
     assert scale.wanted == 1
-    scale = rescale(scale, oldest_s=0.0, num_partitions=4, settings=SETTINGS, now=102.0)
-    scale = rescale(scale, oldest_s=5.0, num_partitions=4, settings=SETTINGS, now=103.5)
+    scale = rescale(scale, oldest_s=0.0, lag=0, num_partitions=4, settings=SETTINGS, now=102.0)
+    scale = rescale(scale, oldest_s=5.0, lag=0, num_partitions=4, settings=SETTINGS, now=103.5)
     assert scale.wanted == 1
 
     for now in range(104, 200):
-        scale = rescale(scale, oldest_s=5.0, num_partitions=4, settings=SETTINGS, now=float(now))
+        scale = rescale(scale, oldest_s=5.0, lag=0, num_partitions=4, settings=SETTINGS, now=float(now))
 
     assert scale.wanted == 3
 
@@ -78,7 +78,19 @@ def test_never_more_scorers_than_partitions() -> None:
     scale = Scale(wanted=1)
 
     for now in range(100):
-        scale = rescale(scale, oldest_s=9.0, num_partitions=2, settings=SETTINGS, now=float(now))
+        scale = rescale(scale, oldest_s=9.0, lag=0, num_partitions=2, settings=SETTINGS, now=float(now))
+
+    assert scale.wanted == 2
+
+
+def test_many_young_events_are_late_too() -> None:
+    """A backlog counts before the oldest of it has grown old."""
+    scale = Scale(wanted=1)
+
+    for now in range(5):
+        scale = rescale(
+            scale, oldest_s=0.1, lag=SETTINGS.scale_up_lag + 1, num_partitions=4, settings=SETTINGS, now=float(now)
+        )
 
     assert scale.wanted == 2
 
@@ -88,10 +100,10 @@ def test_ease_that_lasts_takes_one_away() -> None:
     scale = Scale(wanted=2)
 
     for now in range(59):
-        scale = rescale(scale, oldest_s=0.0, num_partitions=4, settings=SETTINGS, now=float(now))
+        scale = rescale(scale, oldest_s=0.0, lag=0, num_partitions=4, settings=SETTINGS, now=float(now))
     assert scale.wanted == 2
     for now in range(59, 400):
-        scale = rescale(scale, oldest_s=0.0, num_partitions=4, settings=SETTINGS, now=float(now))
+        scale = rescale(scale, oldest_s=0.0, lag=0, num_partitions=4, settings=SETTINGS, now=float(now))
 
     assert scale.wanted == 1
 

@@ -1,6 +1,7 @@
-"""Faults at random while events flow: nothing is lost, doubled or out of order, by a verifier that knows only ids.
+"""The pool on a real Ray: scorers, supervisor and broker die and freeze while events flow, and all of it is made good.
 
-ZAPHOD_FAULTS sets how many (a few by default), ZAPHOD_SEED which.
+ZAPHOD_POOL_FAULTS sets how many faults (a few by default), ZAPHOD_SEED which. The queues themselves get far more faults
+in test_scorer_faults.py, which needs no Ray.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 import psutil
 import pytest
 import yaml
 
-from streaming.queues.base import Cursor, NewEvent, Queue
-from streaming.queues.redis import RedisQueue
+from streaming.queues.base import Queue
 from streaming.queues.sqlite import SqliteQueue
+from streaming.settings import QueueSettings
 from tests.conftest import ROOT, wait_for
+from tests.faults.crew import Traffic, patiently_opened, two_versions, verify
 from tests.streaming.conftest import RedisServer
 from tests.streaming.pools import NUM_PARTITIONS, write_settings
 from zaphod import machine
@@ -34,53 +35,10 @@ from zaphod.errors import QueueUnavailableError
 from zaphod.registry import CHAMPION, Registry
 from zaphod.settings import load_ray_env
 
-NUM_FAULTS = int(os.environ.get("ZAPHOD_FAULTS", "8"))
+NUM_FAULTS = int(os.environ.get("ZAPHOD_POOL_FAULTS", "4"))
 SEED = int(os.environ.get("ZAPHOD_SEED", "1"))
-RATE = 400
-NUM_KEYS = 25
 
 pytestmark = [pytest.mark.cluster, pytest.mark.fault, pytest.mark.timeout(240 + 20 * NUM_FAULTS)]
-
-ROW = {"amount": 100.0, "balance": None, "count": 3, "kind": "a"}
-
-
-@dataclass
-class Traffic:
-    """A producer that retries, and poisons one event in fifty. sent: ids in order, by key."""
-
-    open_queue: Callable[[], Queue]
-    rng: random.Random
-    sent: dict[str, list[str]] = field(default_factory=dict)
-    poison: set[str] = field(default_factory=set)
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    def run(self) -> None:
-        """Until stopped: a hundred events a quarter of a second, some of them sent twice."""
-        queue = self.open_queue()
-        number = 0
-        while not self.stop.wait(0.25):
-            events = [self._event(number + i) for i in range(RATE // 4)]
-            number += len(events)
-            for _ in range(2 if self.rng.random() < 0.2 else 1):
-                self._produce(queue, events)
-        queue.close()
-
-    def _event(self, number: int) -> NewEvent:
-        identifier, key = f"e{number}", f"k{self.rng.randrange(NUM_KEYS)}"
-        self.sent.setdefault(key, []).append(identifier)
-        if number % 50 == 13:
-            self.poison.add(identifier)
-            return NewEvent(value=b"{poison", id=identifier, key=key, created=time.time())
-        return NewEvent(value=msgspec.json.encode(ROW), id=identifier, key=key, created=time.time())
-
-    def _produce(self, queue: Queue, events: list[NewEvent]) -> None:
-        while True:
-            try:
-                queue.produce(events)
-            except QueueUnavailableError:
-                time.sleep(0.1)  # as a producer would, with the same ids
-            else:
-                return
 
 
 @dataclass
@@ -105,11 +63,21 @@ class Run:
                 cwd=self.home, env=self.environ, stdout=log, stderr=log,
             )  # fmt: skip
 
-    def check(self) -> None:
+    def check(self) -> bool:
         """Raises: AssertionError with its last words when the supervisor has given up: nothing may make it."""
         assert self.supervisor is not None
-        last_words = (self.home / "pool.log").read_text(errors="replace")[-2_000:]
-        assert self.supervisor.poll() is None, f"the supervisor ended by itself: {last_words}"
+        assert self.supervisor.poll() is None, f"the supervisor ended by itself: {self.said()[-2_000:]}"
+        return True
+
+    def said(self) -> str:
+        """What the pool has written so far."""
+        return (self.home / "pool.log").read_text(errors="replace")
+
+    def stop(self) -> None:
+        """SIGTERM, and a clean end."""
+        assert self.supervisor is not None
+        self.supervisor.terminate()
+        assert self.supervisor.wait(timeout=60) == 0
 
     def scorers(self) -> list[psutil.Process]:
         """The scorer actors of this run's Ray."""
@@ -122,10 +90,10 @@ class Run:
 
     def fault(self) -> None:
         """One, chosen at random; what it finds in its way is part of it."""
-        self.check()
         faults = [self.kill_scorer, self.freeze_scorer, self.kill_supervisor, self.promote]
         faults += [self.kill_broker] if self.broker is not None else []
         chosen = self.rng.choice(faults)
+        wait_for(lambda: bool(self.scorers()) and self.check(), timeout_s=60, what="a scorer to be hit")
         with contextlib.suppress(psutil.Error, IndexError):
             chosen()
             self.done[chosen.__name__] += 1
@@ -179,59 +147,86 @@ def ray_environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
     machine.end_marked(home / "ray")
 
 
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that has not been started yet."""
+    (tmp_path / "redis").mkdir()
+    made = RedisServer(tmp_path / "redis", machine.free_port())
+    yield made
+    if made.process is not None:
+        made.kill()
+
+
+def over_redis(config: Path, broker: RedisServer) -> QueueSettings:
+    """Puts the queue into the settings."""
+    settings = yaml.safe_load(config.read_text())
+    settings["queue"] |= {"kind": "redis", "url": broker.url, "name": "faults"}
+    config.write_text(yaml.safe_dump(settings))
+    return QueueSettings.model_validate(settings["queue"])
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 def test_nothing_is_lost_doubled_or_out_of_order(
-    ray_environ: tuple[Path, dict[str, str]], registry: Registry, tmp_path: Path, kind: str
+    ray_environ: tuple[Path, dict[str, str]], registry: Registry, tmp_path: Path, broker: RedisServer, kind: str
 ) -> None:
     """Scorers, supervisor and broker die, scorers freeze, models change, producers repeat, events are poison."""
     home, environ = ray_environ
-    broker: RedisServer | None = None
-    if kind == "redis":
-        (tmp_path / "redis").mkdir()
-        broker = RedisServer(tmp_path / "redis", machine.free_port())
-        broker.start()
     models = two_versions(tmp_path / "registry", registry)
     config = write_settings(tmp_path, registry=models.uri, model="binary", num_scorers=2)
-    if broker is not None:
-        settings = yaml.safe_load(config.read_text())
-        settings["queue"] |= {"kind": "redis", "url": broker.url, "name": "faults"}
-        config.write_text(yaml.safe_dump(settings))
-
-    def open_queue() -> Queue:
-        if broker is not None:
-            return RedisQueue(broker.url, name="faults", num_partitions=NUM_PARTITIONS)
-        return SqliteQueue(tmp_path / "var/stream", num_partitions=NUM_PARTITIONS)
-
+    settings = QueueSettings(path=str(tmp_path / "var/stream"), partitions=NUM_PARTITIONS)
+    if kind == "redis":
+        broker.start()
+        settings = over_redis(config, broker)
     rng = random.Random(SEED)
-    run = Run(tmp_path, home, config, environ, models, broker, rng)
-    traffic = Traffic(open_queue, random.Random(SEED + 1))
+    run = Run(tmp_path, home, config, environ, models, broker if kind == "redis" else None, rng)
+    traffic = Traffic(settings, random.Random(SEED + 1), rate=400)
     producer = threading.Thread(target=traffic.run)
-    queue = open_queue()
+    queue = patiently_opened(settings)
     run.start()
     wait_for(lambda: all(p.owner for p in queue.positions()), timeout_s=60, what="the pool at work")
     producer.start()
-    lags = []
-    for _ in range(NUM_FAULTS):
-        time.sleep(rng.uniform(0.3, 1.5))  # random moments are the point
-        lags.append(sum(p.lag for p in settled(queue).positions()))
-        run.fault()
-    traffic.stop.set()
-    producer.join()
+    try:
+        while run.done.total() < NUM_FAULTS:
+            time.sleep(rng.uniform(0.3, 1.5))  # random moments are the point
+            run.fault()
+    finally:
+        traffic.stop.set()
+        producer.join()
+    assert traffic.error is None, traffic.error
 
     def is_scored() -> bool:
         run.check()
         return all(position.lag == 0 for position in settled(queue).positions())
 
     wait_for(is_scored, timeout_s=120, what="everything scored")
-    assert run.supervisor is not None
-    run.supervisor.terminate()
-    run.supervisor.wait(timeout=60)
-
-    assert sum(run.done.values()) >= NUM_FAULTS // 2, run.done
+    run.stop()
     verify(queue, traffic)
     queue.close()
-    if broker is not None:
-        broker.kill()
+
+
+def test_a_broker_that_is_away_is_waited_for(
+    ray_environ: tuple[Path, dict[str, str]], registry: Registry, tmp_path: Path, broker: RedisServer
+) -> None:
+    """Before the start and among the work: the pool says what it waits for, and goes on by itself."""
+    home, environ = ray_environ
+    config = write_settings(tmp_path, registry=registry.uri, model="binary@1", num_scorers=1)
+    settings = over_redis(config, broker)
+    run = Run(tmp_path, home, config, environ, registry, broker, random.Random(SEED))
+    run.start()
+    wait_for(lambda: "waiting for it" in run.said(), timeout_s=60, what="word of what is missing")
+    broker.start()
+    queue = patiently_opened(settings)
+    traffic = Traffic(settings, random.Random(SEED), rate=400)
+    traffic.produce(queue, [traffic.event() for _ in range(200)])
+    wait_for(lambda: run.check() and all(p.lag == 0 for p in queue.positions()), timeout_s=60, what="all scored")
+    broker.kill()
+    wait_for(lambda: run.said().count("waiting for it") >= 2, what="word of the loss")
+    broker.start()
+    traffic.produce(settled(queue), [traffic.event() for _ in range(200)])
+    wait_for(lambda: run.check() and all(p.lag == 0 for p in queue.positions()), timeout_s=60, what="all scored")
+    run.stop()
+    verify(queue, traffic)
+    queue.close()
 
 
 def test_scorers_that_die_while_they_start_are_replaced(
@@ -255,20 +250,8 @@ def test_scorers_that_die_while_they_start_are_replaced(
     wait_for(kill_newborn, timeout_s=60, what="scorers to kill")
     wait_for(lambda: all(p.owner for p in queue.positions()), timeout_s=60, what="the pool at work")
     run.check()
-    assert run.supervisor is not None
-    run.supervisor.terminate()
-    assert run.supervisor.wait(timeout=60) == 0
+    run.stop()
     queue.close()
-
-
-def two_versions(folder: Path, source: Registry) -> Registry:
-    """A registry with the same model twice."""
-    made = Registry.open(str(folder))
-    files = source.load("binary", 1).files
-    for _ in range(2):
-        made.publish("binary", files)
-    made.set_alias("binary", alias=CHAMPION, version=1, action="promote", why="test")
-    return made
 
 
 def settled(queue: Queue) -> Queue:
@@ -282,20 +265,3 @@ def settled(queue: Queue) -> Queue:
             time.sleep(0.1)
         else:
             return queue
-
-
-def verify(queue: Queue, traffic: Traffic) -> None:
-    """Every event sent has one output, or one dead letter if it was poison, in the order of its key."""
-    beginning = {partition: Cursor() for partition in range(NUM_PARTITIONS)}
-    outputs = [delivered.output for delivered in queue.read_outputs(beginning, max_outputs=10_000_000)]
-    letters = [entry.letter for entry in queue.read_dead_letters(beginning, max_letters=10_000_000)]
-    sent = {identifier for ids in traffic.sent.values() for identifier in ids}
-    assert len(sent) > 500
-    assert Counter(letter.id for letter in letters) == Counter(traffic.poison)
-    assert Counter(output.id for output in outputs) == Counter(sent - traffic.poison)
-    by_key: dict[str, list[str]] = {}
-    for output in outputs:
-        assert output.key is not None
-        by_key.setdefault(output.key, []).append(output.id)
-    for key, identifiers in by_key.items():
-        assert identifiers == [identifier for identifier in traffic.sent[key] if identifier not in traffic.poison]
