@@ -1,10 +1,13 @@
 """Batch: rows a second on the margin, fixed seconds and memory, beside what else one would use. 2 cores.
 
     python benchmarks/bench_batch.py [--rows 5000000] [--peers FOLDER] [--only zaphod,bare_onnx] [--growth]
+                                     [--results FILE]
 
 Measured: wall time of the whole command, seen from outside, for a small and a large table with the same columns, on
 the same files, in turns; the best of `--repeat`. Margin = (large - small rows) / (large - small seconds). Fixed =
-seconds for the small table. Memory = the highest sum of PSS over the process tree, looked at once a second.
+seconds for the small table. Memory = the highest sum of PSS over the process tree, looked at once a second. CPU = user
+and system seconds of the process tree, as last seen twice a second: what is left of a comparison on a busy machine.
+With `--results` runs are kept in a file and added to those in it, so that a long comparison can be made in short turns.
 Not measured: reading from a cold disk (the files were just written), a network, more than one node.
 Polars, Daft and PySpark are no dependencies of ours: they are left out, and said to be, unless `--peers` names the
 folder of `pip install --no-deps --target FOLDER polars polars-runtime-32 daft pyspark py4j` (PySpark needs Java 17).
@@ -13,8 +16,11 @@ folder of `pip install --no-deps --target FOLDER polars polars-runtime-32 daft p
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -34,6 +40,8 @@ from zaphod.settings import load_ray_env  # noqa: E402
 
 WORK = ROOT / "var" / "bench" / "batch"
 REGISTRY = WORK / "registry"
+_LOOK_S = 0.5
+_LOOKS_PER_PSS = 2
 OURS = ("zaphod", "zaphod_on_cluster", "zaphod_default")
 EXTERNAL = ("polars", "daft", "pyspark")
 PEERS = ("bare_onnx", "bare_onnx_float32", "bare_sklearn", "ray_fused", "ray_documented", *EXTERNAL)
@@ -41,10 +49,11 @@ PEERS = ("bare_onnx", "bare_onnx_float32", "bare_sklearn", "ray_fused", "ray_doc
 
 @dataclass
 class Run:
-    """Of one command: seconds and the highest PSS of its processes."""
+    """Of one command: wall seconds, the highest PSS of its processes, and their CPU seconds."""
 
     seconds: float
     peak_bytes: int
+    cpu_seconds: float
 
 
 @dataclass
@@ -59,8 +68,15 @@ class Figures:
     def peak(self, rows: int) -> float:
         return max(run.peak_bytes for run in self.runs[rows]) / 1e9
 
+    def cpu(self, rows: int) -> float:
+        return min(run.cpu_seconds for run in self.runs[rows])
+
     def margin(self, small: int, large: int) -> float:
         return (large - small) / (self.seconds(large) - self.seconds(small))
+
+    def cpu_margin(self, small: int, large: int) -> float:
+        """Microseconds of CPU for a row beyond the small table's."""
+        return 1e6 * (self.cpu(large) - self.cpu(small)) / (large - small)
 
 
 def data(rows: int) -> Path:
@@ -98,38 +114,71 @@ def run(name: str, rows: int, *, environ: dict[str, str]) -> Run:
             command(name, data(rows), output),
             cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env={**environ, machine.MARK: str(mark)},
         )  # fmt: skip
-    peak = 0
+    watch = Watch(process, mark, joined="RAY_ADDRESS" in environ)
     while process.poll() is None:
-        peak = max(peak, pss(process, mark, joined="RAY_ADDRESS" in environ))
-        try:
-            process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:
-            continue
+        watch.look()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_LOOK_S)
     seconds = time.perf_counter() - began
     if process.returncode != 0:
         raise SystemExit(f"{name} failed:\n{log.read_text()[-2000:]}")
     check(name, output, rows)
-    return Run(seconds=seconds, peak_bytes=peak)
+    return Run(seconds=seconds, peak_bytes=watch.peak_bytes, cpu_seconds=watch.cpu_seconds())
 
 
-def pss(process: subprocess.Popen[bytes], mark: Path, *, joined: bool) -> int:
-    """Of the process, its descendants and all that carry its mark; workers of a Ray that was joined count too."""
-    tree: dict[int, psutil.Process] = {}
-    try:
-        parent = psutil.Process(process.pid)
-        tree = {each.pid: each for each in [parent, *parent.children(recursive=True)]}
-    except psutil.Error:
-        pass
-    tree |= {each.pid: each for each in machine.marked_processes(mark)}
-    if joined:
-        tree |= {each.pid: each for each in machine.marked_processes(WORK / "cluster")}
-    total = 0
-    for each in tree.values():
-        try:
-            total += each.memory_full_info().pss
-        except psutil.Error:
-            continue
-    return total
+class Watch:
+    """Of a process, its descendants and all that carry its mark; workers of a Ray that was joined count too."""
+
+    def __init__(self, process: subprocess.Popen[bytes], mark: Path, *, joined: bool) -> None:
+        self._process = process
+        self._mark = mark
+        self._joined = joined
+        self._cpu: dict[int, float] = {}
+        self._before = {each.pid: seconds_of(each) for each in self._cluster()}
+        self._waited_before = waited_for()
+        self._looks = 0
+        self.peak_bytes = 0
+
+    def look(self) -> None:
+        tree = self._tree()
+        for each in tree:
+            with contextlib.suppress(psutil.Error):
+                self._cpu[each.pid] = seconds_of(each)
+        # PSS costs the kernel a walk over all pages.
+        if self._looks % _LOOKS_PER_PSS == 0:
+            total = 0
+            for each in tree:
+                with contextlib.suppress(psutil.Error):
+                    total += each.memory_full_info().pss
+            self.peak_bytes = max(self.peak_bytes, total)
+        self._looks += 1
+
+    def cpu_seconds(self) -> float:
+        """Without what the cluster had used before. The kernel adds up exactly what parents have waited for."""
+        return max(sum(self._cpu.values()) - sum(self._before.values()), waited_for() - self._waited_before)
+
+    def _tree(self) -> list[psutil.Process]:
+        tree: dict[int, psutil.Process] = {}
+        with contextlib.suppress(psutil.Error):
+            parent = psutil.Process(self._process.pid)
+            tree = {each.pid: each for each in [parent, *parent.children(recursive=True)]}
+        tree |= {each.pid: each for each in [*machine.marked_processes(self._mark), *self._cluster()]}
+        return list(tree.values())
+
+    def _cluster(self) -> list[psutil.Process]:
+        return machine.marked_processes(WORK / "cluster") if self._joined else []
+
+
+def waited_for() -> float:
+    """CPU seconds of children that have ended, and of theirs."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def seconds_of(process: psutil.Process) -> float:
+    """User and system."""
+    times = process.cpu_times()
+    return times.user + times.system
 
 
 def check(name: str, output: Path, rows: int) -> None:
@@ -176,21 +225,44 @@ def measure(names: list[str], sizes: list[int], *, repeat: int, peers: Path | No
     return figures
 
 
+def keep(path: Path, figures: dict[str, Figures]) -> dict[str, Figures]:
+    """Adds the runs to the file, and returns all that are in it."""
+    with path.open("a") as file:
+        for name, each in figures.items():
+            for rows, runs in each.runs.items():
+                file.writelines(
+                    json.dumps([name, rows, run.seconds, run.peak_bytes, run.cpu_seconds]) + "\n" for run in runs
+                )
+    every: dict[str, Figures] = {}
+    for line in path.read_text().splitlines():
+        name, rows, seconds, peak_bytes, cpu_seconds = json.loads(line)
+        run = Run(seconds=seconds, peak_bytes=peak_bytes, cpu_seconds=cpu_seconds)
+        every.setdefault(name, Figures()).runs.setdefault(rows, []).append(run)
+    return every
+
+
 def show(figures: dict[str, Figures], *, small: int, large: int) -> None:
-    """The table, and the ratio of our margin to each."""
+    """The table, and the ratio of our margin to each; of those that were run on both tables."""
+    figures = {name: each for name, each in figures.items() if {small, large} <= set(each.runs)}
     ours = next((figures[name] for name in ("zaphod_on_cluster", "zaphod") if name in figures), None)
     print(
-        f"\n| | fixed s ({small:,} rows) | rows/s on the margin | ours / theirs | peak PSS GB |\n|---|---|---|---|---|"
+        f"\n| | fixed s ({small:,} rows) | rows/s on the margin | ours / theirs | CPU us a row | theirs / ours | "
+        "peak PSS GB |\n|---|---|---|---|---|---|---|"
     )
     for name, each in figures.items():
         margin = each.margin(small, large)
+        cost = each.cpu_margin(small, large)
         ratio = f"{ours.margin(small, large) / margin:.2f}" if ours else ""
-        print(f"| {name} | {each.seconds(small):.1f} | {margin:,.0f} | {ratio} | {each.peak(large):.2f} |")
+        cost_ratio = f"{cost / ours.cpu_margin(small, large):.2f}" if ours else ""
+        print(
+            f"| {name} | {each.seconds(small):.1f} | {margin:,.0f} | {ratio} | {cost:.2f} | {cost_ratio} | "
+            f"{each.peak(large):.2f} |"
+        )
 
 
-def show_growth(figures: Figures, sizes: list[int]) -> None:
+def show_growth(name: str, figures: Figures, sizes: list[int]) -> None:
     """Time a row and memory, as tables grow."""
-    print("\n| rows | seconds | us a row beyond the smallest | peak PSS GB |\n|---|---|---|---|")
+    print(f"\n{name}\n| rows | seconds | us a row beyond the smallest | peak PSS GB |\n|---|---|---|---|")
     for rows in sizes:
         over = "" if rows == sizes[0] else f"{1e6 / figures.margin(sizes[0], rows):.3f}"
         print(f"| {rows:,} | {figures.seconds(rows):.1f} | {over} | {figures.peak(rows):.2f} |")
@@ -204,29 +276,29 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--peers", type=Path)
     parser.add_argument("--only", default=",".join((*OURS, *PEERS)))
-    parser.add_argument("--growth", action="store_true", help="ours alone at 1, 5, 20 and 50 million rows")
+    parser.add_argument("--sizes", help="rows of the tables, in place of --small and --rows")
+    parser.add_argument("--growth", action="store_true", help="show time a row and memory by size")
+    parser.add_argument("--results", type=Path, help="a file that keeps runs from one call to the next")
     arguments = parser.parse_args()
     registry = Registry.open(str(REGISTRY))
     if CHAMPION not in registry.state("fraud").aliases:
         packaged = train.train_fraud(registry)
         registry.set_alias("fraud", alias=CHAMPION, version=packaged.version, action="promote", why="benchmark")
-    if arguments.growth:
-        sizes = [1_000_000, 5_000_000, 20_000_000, 50_000_000]
-        figures = measure(["zaphod_on_cluster"], sizes, repeat=arguments.repeat, peers=None)
-        show_growth(figures["zaphod_on_cluster"], sizes)
-        return
-    names = arguments.only.split(",")
     sys.path += [str(arguments.peers)] if arguments.peers else []
+    names = arguments.only.split(",")
     missing = [name for name in names if name in EXTERNAL and importlib.util.find_spec(name) is None]
     if missing:
         print(f"left out, not installed: {', '.join(missing)}")
     names = [name for name in names if name not in missing]
-    sizes = [arguments.small, arguments.rows]
-    show(
-        measure(names, sizes, repeat=arguments.repeat, peers=arguments.peers),
-        small=arguments.small,
-        large=arguments.rows,
-    )
+    sizes = [int(size) for size in arguments.sizes.split(",")] if arguments.sizes else [arguments.small, arguments.rows]
+    figures = measure(names, sizes, repeat=arguments.repeat, peers=arguments.peers)
+    if arguments.results is not None:
+        figures = keep(arguments.results, figures)
+    if not arguments.growth:
+        show(figures, small=arguments.small, large=arguments.rows)
+        return
+    for name, each in figures.items():
+        show_growth(name, each, sorted(each.runs))
 
 
 if __name__ == "__main__":
