@@ -272,11 +272,11 @@ class OnlineApp:
         snapshots = catalogue.snapshots()
         match path:
             case "/":
-                return Response(200, pages.home(snapshots, slow_start=self._slow_start), _HTML)
+                return Response(200, pages.home(snapshots, slow_start=self._slow_start), _HTML, pages.HTML_HEADERS)
             case pages.DOCS_PATH:
-                return Response(200, pages.docs(snapshots), _HTML)
+                return Response(200, pages.docs(snapshots, needs_key=self._access.required), _HTML, pages.HTML_HEADERS)
             case "/openapi.json":
-                return Response(200, self._encoder.encode(pages.openapi(snapshots)))
+                return Response(200, self._encoder.encode(pages.openapi(snapshots, needs_key=self._access.required)))
             case "/metrics":
                 return Response(200, self._meter.text(), CONTENT_TYPE)
             case "/health" | "/ready":

@@ -61,6 +61,7 @@ def start_server(
     port = machine.free_port()
     config["http_options"]["port"] = port
     config["applications"][0]["args"] |= {"registry": registry, "models": references}
+    config["applications"][0]["args"]["limits"]["body_timeout_s"] = 2.0
     grpc_port = machine.free_port()
     config["grpc_options"] = {
         "port": grpc_port,

@@ -243,11 +243,13 @@ def _read_csv(schema: Schema, body: bytes) -> pa.Table:
         quoted_strings_can_be_null=False,
     )
     try:
-        return pa_csv.read_csv(
+        table = pa_csv.read_csv(
             pa.py_buffer(body),
             read_options=pa_csv.ReadOptions(use_threads=False, block_size=max(1, len(body))),
             parse_options=pa_csv.ParseOptions(newlines_in_values=True),
             convert_options=convert,
         )
+        # A name that is not UTF-8 shows only when it is read.
+        return table.select([name for name in table.column_names if name in schema.names])
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DecodeError("Expected CSV with a header and values of the fields' types, got something else") from error

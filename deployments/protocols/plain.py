@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from deployments.catalogue import Catalogue, Wanted
 from deployments.errors import body_of
-from deployments.pages import describe
+from deployments.pages.describe import describe
 from deployments.protocols import arrow
 from deployments.protocols.base import Question, Request, Response, check_encoding, stamp_headers
 from deployments.protocols.tables import check_num_rows, from_whole_table

@@ -1,0 +1,90 @@
+"""The pages show what works, and the OpenAPI document tells the truth."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    positive_data_acceptance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.conftest import Server
+from tests.online.inprocess import Client, client, make_app
+from zaphod.registry import Registry
+
+NUM_CASES = int(os.environ.get("ZAPHOD_FUZZ", "300")) // 30
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+_PASTE = re.compile(r"<pre class=paste data-kind=(\w+)>(.*?)</pre>", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def local(registry: Registry) -> Iterator[Client]:
+    """The application without Ray."""
+    with client(make_app(registry)) as made:
+        yield made
+
+
+def pasted(page: str, kind: str) -> list[str]:
+    """What the page offers to copy."""
+    return [html.unescape(text) for found, text in _PASTE.findall(page) if found == kind]
+
+
+@pytest.mark.cluster
+def test_every_pasted_example_works(server: Server, local: Client) -> None:
+    """Each `curl` line in a shell, and each piece of Python, prints a prediction."""
+    page = local.get("/docs").text
+    host = server.url.removeprefix("http://")
+    commands, programs = pasted(page, "curl"), pasted(page, "python")
+    assert (len(commands), len(programs)) == (9, 9)
+
+    for command in commands:
+        done = subprocess.run(["bash", "-c", command], env={**os.environ, "HOST": host}, capture_output=True, text=True)
+        answer = json.loads(done.stdout)
+        assert "predictions" in answer or "outputs" in answer, command
+    program = "\n".join(programs).replace("$HOST", host).replace("localhost:9000", server.grpc)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= len(programs)
+
+
+def test_the_home_page_says_what_is_served(local: Client) -> None:
+    """Names, versions and engines; nothing is fetched from elsewhere, and no other site may frame it."""
+    answer = local.get("/")
+
+    for name in ("binary", "multiclass", "regressor"):
+        assert name in answer.text
+    assert "version 1" in answer.text
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert not re.findall(r"""(?:src|href)=["']?https?:""", answer.text + local.get("/docs").text)
+
+
+def test_openapi_tells_the_truth(registry: Registry) -> None:
+    """Answers have the status, type and form that the document promises, and rows that it allows are accepted."""
+    schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(registry))
+    operations = [found.ok() for found in schema.get_all_operations()]
+    assert len(operations) == 5 + 3 * 6
+
+    for operation in operations:
+
+        @settings(max_examples=NUM_CASES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        @given(case=operation.as_strategy())
+        def probe(case: schemathesis.Case) -> None:
+            rows = case.operation.path.startswith("/v1") and case.media_type == "application/json"
+            # To JSON Schema 3.0 is an integer; the server wants integers written as such.
+            rows = rows and not re.search(r'"count": -?[0-9.e+]*[.e]', json.dumps(case.body, default=str))
+            case.call_and_validate(checks=[*CHECKS, positive_data_acceptance] if rows else CHECKS)
+
+        probe()

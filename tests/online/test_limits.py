@@ -1,0 +1,174 @@
+"""What a request may cost: size, rows, depth and time; and what a body may not claim."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import resource
+import struct
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from deployments.protocols.base import Question
+from deployments.scoring import Scoring
+from deployments.settings import Limits
+from tests.online.inprocess import GOOD, Client, client, make_app
+from zaphod.registry import Registry
+from zaphod.served import Scored, Snapshot
+
+ARROW = "application/vnd.apache.arrow.stream"
+PARQUET = "application/vnd.apache.parquet"
+LIMITS = Limits(max_body_bytes=100_000, max_rows=50, max_decoded_bytes=1_000_000, predict_timeout_s=0.05)
+
+
+@pytest.fixture(scope="module")
+def http(registry: Registry) -> Iterator[Client]:
+    """Small limits."""
+    with client(make_app(registry, limits=LIMITS)) as made:
+        yield made
+
+
+def stream(table: pa.Table, **options: object) -> bytes:
+    """The table as an Arrow IPC stream."""
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def parquet(table: pa.Table, **options: object) -> bytes:
+    """The table as a Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, **options)
+    return sink.getvalue()
+
+
+def rows(num_rows: int, kind: object = "a") -> pa.Table:
+    """Good rows."""
+    return pa.table({"amount": [1.0] * num_rows, "count": [1] * num_rows, "kind": [kind] * num_rows})
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "body"),
+    [
+        ("/v1/models/binary:predict", "application/json", json.dumps({"rows": [GOOD] * 51}).encode()),
+        ("/v1/models/binary:predict", ARROW, stream(rows(51))),
+        ("/models/binary/invocations", "application/json", json.dumps({"dataframe_records": [GOOD] * 51}).encode()),
+        ("/models/binary/invocations", "text/csv", b"amount,count\n" + b"1,1\n" * 51),
+        ("/models/binary/invocations", PARQUET, parquet(rows(51))),
+        ("/v2/models/binary/infer", "application/json", json.dumps(
+            {"inputs": [{"name": name, "datatype": kind, "shape": [51], "data": [1] * 51}
+                        for name, kind in (("amount", "FP64"), ("count", "INT64"))]}).encode()),
+        ("/v2/models/binary/infer", "application/json", b" " * 100_001),
+    ],
+    ids=["json", "arrow", "mlflow", "csv", "parquet", "tensors", "bytes"],
+)  # fmt: skip
+def test_too_much_is_413_in_every_form(http: Client, path: str, kind: str, body: bytes) -> None:
+    """More rows or bytes than allowed is 413 and says which limit."""
+    answer = http.post(path, body, content_type=kind)
+
+    assert answer.status_code == 413, answer.text
+    assert "max_" in answer.text
+
+
+BOMBS = {
+    "arrow-zstd": (ARROW, stream(rows(40, "a" * 2_000_000), compression="zstd")),
+    "arrow-dictionary": (
+        ARROW,
+        stream(rows(40).set_column(2, "kind", pa.DictionaryArray.from_arrays(
+            pa.array([0] * 40, pa.int32()), pa.array(["a" * 90_000])))),
+    ),
+    "parquet-zstd": (PARQUET, parquet(rows(40, "a" * 2_000_000), compression="zstd", use_dictionary=False)),
+    "parquet-dictionary": (PARQUET, parquet(rows(40, "a" * 900_000), compression="zstd")),
+    "parquet-prefix": (PARQUET, parquet(
+        rows(40, "a" * 90_000), use_dictionary=False, column_encoding={"kind": "DELTA_BYTE_ARRAY"})),
+    "parquet-prefix-of-a-number": (PARQUET, parquet(
+        rows(40).set_column(0, "amount", pa.array(["a" * 90_000] * 40)),
+        use_dictionary=False, column_encoding={"amount": "DELTA_BYTE_ARRAY"})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_small_body_cannot_become_a_large_one(http: Client, bomb: str) -> None:
+    """Bodies of some kilobytes that stand for megabytes are refused before they are unpacked."""
+    kind, body = BOMBS[bomb]
+    path = "/v1/models/binary:predict" if kind == ARROW else "/models/binary/invocations"
+    assert len(body) <= LIMITS.max_body_bytes
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    answer = http.post(path, body, content_type=kind)
+
+    assert answer.status_code in (413, 415), answer.text
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8_192
+
+
+def test_a_stream_that_claims_rows_without_data(http: Client) -> None:
+    """Columns of nulls cost nothing on the wire: their number is believed only up to the limit."""
+    nothing = pa.Array.from_buffers(pa.null(), 2**30, [None])
+    batch = pa.RecordBatch.from_arrays([nothing] * 3, names=["amount", "count", "kind"])
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    body = sink.getvalue()
+
+    assert len(body) < 1_000
+    assert http.post("/v1/models/binary:predict", body, content_type=ARROW).status_code == 413
+
+
+def test_offsets_beyond_the_buffer(http: Client) -> None:
+    """String offsets that lead out of their buffer are found before they are followed."""
+    honest = stream(rows(1, "a" * 77))
+    lying = honest.replace(struct.pack("<ii", 0, 77), struct.pack("<ii", 0, 2**30))
+    assert lying != honest
+
+    answer = http.post("/v1/models/binary:predict", lying, content_type=ARROW)
+
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/v1/models/binary:predict", "/v2/models/binary/infer", "/models/binary/invocations"])
+@pytest.mark.parametrize(
+    "opening", [b"[", b'{"rows":', b'{"inputs":', b'{"instances":[', b'{"id":', b'{"parameters":{"a":']
+)
+def test_depth_is_refused_in_every_protocol(http: Client, path: str, opening: bytes) -> None:
+    """No body of any protocol nests deeper than four levels; thousands are refused without a crash."""
+    depth = 99_000 // len(opening)
+
+    assert http.post(path, opening * depth, content_type="application/json").status_code in (400, 422)
+
+
+def test_a_compressed_body_is_415(http: Client) -> None:
+    """Nothing is decompressed, and the answer says why the body is no JSON."""
+    for path in ("/v1/models/binary:predict", "/v2/models/binary/infer", "/models/binary/invocations"):
+        answer = http.post(path, b"\x1f\x8b\x08\x00rest", content_type="application/json", content_encoding="gzip")
+
+        assert answer.status_code == 415
+        assert "Content-Encoding" in answer.text
+
+
+class Slow(Scoring):
+    """A model that takes long."""
+
+    async def score(self, snapshot: Snapshot, question: Question) -> Scored:
+        await asyncio.sleep(30)
+        return await super().score(snapshot, question)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [("/v1/models/binary:predict", "error"), ("/models/binary/invocations", "error_code")],
+)
+def test_a_slow_model_is_504(registry: Registry, path: str, says: str) -> None:
+    """A model that takes too long ends in 504, in the form of the protocol."""
+    body = json.dumps(GOOD if "v1" in path else {"instances": [GOOD]}).encode()
+
+    with client(make_app(registry, limits=LIMITS, scoring=Slow())) as http:
+        answer = http.post(path, body, content_type="application/json")
+
+    assert answer.status_code == 504
+    assert "predict_timeout_s" in answer.json()["message"]
+    assert says in answer.json()
