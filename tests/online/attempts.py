@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import random
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -160,3 +162,66 @@ attempts = st.one_of(
         st.sampled_from(OTHER_PATHS), _headers, st.binary(max_size=20),
     ),
 )  # fmt: skip
+
+
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?|null|true|false|[\[\]{}:,]')
+_PIECES = (
+    b"null", b"true", b"-1", b"1e400", b"NaN", b"-Infinity", b"9" * 400, b'"\\ud800"', b'"\xff"', b"[]", b"{}", b"[[[]]]",
+    b'{"":0}',
+    b'"' + CANARY.encode() + b'"', b'"' + b"x" * 5_000 + b'"', b",", b"]", b"}", b":", b"\x00", b"",
+    b"18446744073709551616",
+)  # fmt: skip
+
+
+def good_bodies() -> list[tuple[str, str, bytes]]:
+    """Path, content type and body of requests that every protocol accepts."""
+    row = {"amount": 1.5, "balance": None, "count": 2, "kind": CANARY}
+    tensors = [
+        {"name": name, "shape": [1], "datatype": datatype, "data": [row[name]]}
+        for name, datatype in zip(FIELDS, ("FP64", "FP64", "INT64", "BYTES"), strict=True)
+    ]
+    stream, plain, packed, binary, csv = columnar()
+    texts = [
+        ("/v1/models/{}:predict", {"rows": [row, row]}),
+        ("/v1/models/{}:predict", row),
+        ("/v2/models/{}/infer", {"id": "1", "inputs": tensors, "outputs": [{"name": "predict"}]}),
+        ("/v2/models/{}/infer", {"parameters": {"content_type": "pd"}, "inputs": tensors}),
+        ("/models/{}/invocations", {"dataframe_split": {"columns": list(row), "data": [list(row.values())]}}),
+        ("/models/{}/invocations", {"instances": [row], "params": {}}),
+        ("/invocations", {"inputs": {name: [value] for name, value in row.items()}}),
+    ]
+    return [
+        *((path, "application/json", json.dumps(document).encode()) for path, document in texts),
+        ("/v1/models/{}:predict", "application/vnd.apache.arrow.stream", stream),
+        ("/models/{}/invocations", "application/vnd.apache.parquet", plain),
+        ("/models/{}/invocations", "application/vnd.apache.parquet", packed),
+        ("/v2/models/{}/infer", "application/octet-stream", binary),
+        ("/models/{}/invocations", "text/csv", csv),
+    ]
+
+
+def mutate(rng: random.Random) -> Attempt:
+    """A good request with a few tokens exchanged, or a few bytes: cheap, so that there can be very many."""
+    path, kind, body = rng.choice(_GOOD)
+    headers = {"content-type": kind}
+    if b"binary_data_size" in body:
+        headers["inference-header-content-length"] = str(body.index(b"]}") + 2 + rng.choice([0, 0, 0, 1, -3]))
+    if kind == "application/json":
+        tokens = _TOKEN.findall(body)
+        for _ in range(rng.choice([0, 1, 1, 1, 2, 4])):
+            tokens[rng.randrange(len(tokens))] = rng.choice(_PIECES) if rng.random() < 0.7 else rng.choice(tokens)
+        body = b" ".join(tokens)
+    match rng.randrange(6):
+        case 0:
+            body = body[: rng.randrange(len(body) + 1)]
+        case 1 | 2:
+            bent = bytearray(body or b"x")
+            for _ in range(rng.randint(1, 5)):
+                bent[rng.randrange(len(bent))] = rng.randrange(256)
+            body = bytes(bent)
+        case 3 if rng.random() < 0.3:
+            headers["content-type"] = rng.choice(CONTENT_TYPES)
+    return Attempt("POST", path.format(rng.choice(MODELS)), headers, body)
+
+
+_GOOD = good_bodies()

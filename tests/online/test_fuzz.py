@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
@@ -14,14 +15,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.conftest import Server
-from tests.online.attempts import CANARY, Attempt, attempts, columnar
+from tests.online.attempts import CANARY, Attempt, attempts, columnar, mutate
 from tests.online.inprocess import GOOD
 
 NUM_REQUESTS = int(os.environ.get("ZAPHOD_FUZZ", "600"))
-# Nine of ten requests are bent bodies through a client, the tenth is bent HTTP on a bare socket.
+# Of twenty requests two are bent HTTP on a bare socket, one is drawn by hypothesis, seventeen are mutated good ones.
 NUM_SOCKETS = NUM_REQUESTS // 10
+NUM_DRAWN = NUM_REQUESTS // 20
+NUM_MUTATED = NUM_REQUESTS - NUM_SOCKETS - NUM_DRAWN
+NUM_CLIENTS = 4
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120 + NUM_REQUESTS // 10)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120 + NUM_REQUESTS // 50)]
 
 
 def is_well(server: Server) -> bool:
@@ -46,7 +50,7 @@ def http(server: Server) -> Iterator[httpx.Client]:
 
 
 @settings(
-    max_examples=NUM_REQUESTS - NUM_SOCKETS,
+    max_examples=NUM_DRAWN,
     deadline=None,
     database=None,
     phases=[Phase.generate, Phase.shrink],
@@ -56,12 +60,33 @@ def http(server: Server) -> Iterator[httpx.Client]:
 @given(attempt=attempts)
 def test_no_request_breaks_the_server(http: httpx.Client, attempt: Attempt) -> None:
     """Every bent request is answered below 500, within 20 s, and without the data in it."""
-    answer = http.request(attempt.method, attempt.path, headers=attempt.headers, content=attempt.body)
+    check(http, attempt)
 
-    assert answer.status_code < 500, answer.text
+
+def check(http: httpx.Client, attempt: Attempt) -> int:
+    """The status. Raises: AssertionError when the answer is not what an answer must be."""
+    answer = http.request(attempt.method, attempt.path, headers=attempt.headers, content=attempt.body)
+    assert answer.status_code < 500, (attempt, answer.text)
     if answer.status_code >= 400:
-        assert CANARY not in answer.text
-        assert len(answer.content) < 2_000
+        assert CANARY not in answer.text, attempt
+        assert len(answer.content) < 2_000, attempt
+    return answer.status_code
+
+
+def test_no_mutation_breaks_the_server(server: Server, http: httpx.Client) -> None:
+    """Good requests of every protocol with tokens or bytes exchanged, from several clients at once."""
+
+    def run(seed: int) -> Counter[int]:
+        rng = random.Random(seed)
+        with httpx.Client(base_url=server.url, timeout=20) as client:
+            return Counter(check(client, mutate(rng)) for _ in range(NUM_MUTATED // NUM_CLIENTS))
+
+    with ThreadPoolExecutor(NUM_CLIENTS) as pool:
+        seen = sum(pool.map(run, range(NUM_CLIENTS)), Counter[int]())
+
+    # Many still pass: a mutation that only ever met the first check would prove nothing about the rest.
+    assert seen[200] > NUM_MUTATED // 20, seen
+    assert {400, 422} <= seen.keys(), seen
 
 
 def bent_http(rng: random.Random) -> bytes:
@@ -112,7 +137,7 @@ def ask_raw(server: Server, sent: bytes, *, linger_s: float = 0.3) -> bytes:
 def test_no_bytes_break_the_server(server: Server, http: httpx.Client) -> None:
     """Bent HTTP is answered below 500 or not at all; nothing of the data comes back."""
     rng = random.Random(1)
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda sent: ask_raw(server, sent), [bent_http(rng) for _ in range(NUM_SOCKETS)]))
 
     answered = [answer for answer in answers if answer.startswith(b"HTTP/1.")]

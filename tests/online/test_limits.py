@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from deployments.batching import Batcher
 from deployments.protocols.base import Question
 from deployments.scoring import Scoring
 from deployments.settings import Limits
@@ -166,7 +167,7 @@ def test_a_slow_model_is_504(registry: Registry, path: str, says: str) -> None:
     """A model that takes too long ends in 504, in the form of the protocol."""
     body = json.dumps(GOOD if "v1" in path else {"instances": [GOOD]}).encode()
 
-    with client(make_app(registry, limits=LIMITS, scoring=Slow())) as http:
+    with client(make_app(registry, limits=LIMITS, scoring=Slow(Batcher(max_rows=1_024)))) as http:
         answer = http.post(path, body, content_type="application/json")
 
     assert answer.status_code == 504
