@@ -12,13 +12,14 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from deployments import lookups, outcomes, pages
+from deployments import lookups, management, outcomes, pages
 from deployments.access import Access, challenges
 from deployments.body import read_body
 from deployments.catalogue import Catalogue
 from deployments.errors import status_of
 from deployments.identity import NOBODY, identify, named
 from deployments.lookups import Lookups
+from deployments.management import Management
 from deployments.metrics import CONTENT_TYPE, Labels, Meter
 from deployments.outcomes import OutcomeInbox
 from deployments.protocols.base import Headers, Protocol, Question, Request, Response
@@ -72,6 +73,7 @@ class OnlineApp:
         self._scoring = scoring
         self._limits = limits
         self._access = access
+        self._management = Management(catalogue, access=access)
         self._outcomes = inbox
         self._lookups = lookups
         self._meter = meter
@@ -110,6 +112,8 @@ class OnlineApp:
             elif route is None and path.startswith(lookups.PREFIX) and method in ("GET", "HEAD"):
                 key = self._access.covered(scope["headers"])
                 response = await self._lookups.find(path.removeprefix(lookups.PREFIX), key)
+            elif route is None and path.startswith(management.PREFIX) and method == "POST":
+                response = await self._management.take(path, scope["headers"])
             elif route is None:
                 response = self._other(path, method, scope["headers"])
             elif method != "POST":

@@ -141,6 +141,23 @@ def test_management_is_never_open(path: Path) -> None:
     assert access.manage([(b"x-api-key", manager.encode())]).name == "manager"
 
 
+def test_the_repository_is_for_managers(registry: Registry, asking: tuple[Client, str], path: Path) -> None:
+    """Its routes refuse no key, another key, and a server that has no keys at all; a manager lists and looks again."""
+    http, key = asking
+    manager = add(path, "manager", "--manage", "--model", "binary")
+    routes = ["/v2/repository/index", "/v2/repository/models/binary/load"]
+    with client(make_app(registry)) as open_server:
+        for route in routes:
+            assert open_server.post(route, b"").status_code == 403
+    for route in routes:
+        assert http.post(route, b"").status_code == 401
+        assert http.post(route, b"", x_api_key=key).status_code == 403
+        wait_for(lambda route=route: http.post(route, b"", x_api_key=manager).status_code == 200, timeout_s=2.5)
+    assert [model["name"] for model in http.post(routes[0], b"{}", x_api_key=manager).json()] == ["binary"]
+    assert http.post("/v2/repository/models/regressor/load", b"", x_api_key=manager).status_code == 404
+    assert http.post("/v2/repository/models/binary/unload", b"", x_api_key=manager).status_code == 404
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"keys": [{"name": "a"}]}', '{"keys": [{"name": "a", "sha256": "x"}]}'])
 def test_a_server_with_unreadable_keys_does_not_start(path: Path, content: str) -> None:
     """A mistake in the file must not leave the door open."""
