@@ -15,6 +15,7 @@ from zaphod.monitoring.record import Call, Origin
 from zaphod.predictor import Predictions
 
 _NONE = -1
+_PLAIN = {list, tuple}
 
 
 @dataclass(slots=True)
@@ -33,11 +34,11 @@ class Texts:
 
     def add_all(self, several: Sequence[Sequence[str | None] | pa.Array]) -> None:
         """One after the other."""
-        if any(isinstance(values, pa.Array) for values in several):
+        if set(map(type, several)) <= _PLAIN:
+            self.add(list(itertools.chain.from_iterable(several)))
+        else:
             for values in several:
                 self.add(values)
-        else:
-            self.add(list(itertools.chain.from_iterable(several)))
 
     def array(self) -> pa.Array:
         arrays = [part if isinstance(part, pa.Array) else pa.array(part, pa.string()) for part in self.parts]
@@ -136,13 +137,16 @@ def join_predictions(parts: Sequence[Predictions]) -> Predictions:
     if len(parts) == 1:
         return parts[0]
     first = parts[0]
+
+    # Predictions of one model have the same parts: where the first has one, all have.
+    def joined(known: bool, values: list[NDArray[np.float64] | None]) -> NDArray[np.float64] | None:  # noqa: FBT001
+        return np.concatenate(values) if known else None  # type: ignore[arg-type]
+
     return Predictions(
-        labels=None if first.labels is None else np.concatenate([_some(part.labels) for part in parts]),
-        probabilities=None
-        if first.probabilities is None
-        else np.concatenate([_some(part.probabilities) for part in parts]),
-        values=None if first.values is None else np.concatenate([_some(part.values) for part in parts]),
-        scores=None if first.scores is None else np.concatenate([_some(part.scores) for part in parts]),
+        labels=None if first.labels is None else np.concatenate([part.labels for part in parts]),
+        probabilities=joined(first.probabilities is not None, [part.probabilities for part in parts]),
+        values=joined(first.values is not None, [part.values for part in parts]),
+        scores=joined(first.scores is not None, [part.scores for part in parts]),
     )
 
 
@@ -160,8 +164,3 @@ def _joined(parts: Sequence[NDArray[np.int64] | None], counts: Sequence[int], to
         for part, count in zip(parts, counts, strict=True)
     ]
     return np.concatenate(filled)
-
-
-def _some(values: NDArray[np.generic] | None) -> NDArray[np.generic]:
-    assert values is not None  # predictions of one model have the same parts
-    return values
