@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import wait_for
 from tests.experiment.conftest import PLAN, run
 from zaphod.errors import ConfigError, GateError, ModelNotFoundError, RegistryConflictError
-from zaphod.experiment.auto import End, Look, Watcher
+from zaphod.experiment.auto import End, Look, Watcher, watch
 from zaphod.experiment.lifecycle import Ended, find, promote, ramp, roll_back, start, stop
 from zaphod.experiment.plan import MetricPlan, Plan
 from zaphod.experiment.spec import Experiment, Mode
@@ -128,7 +129,7 @@ def test_past_experiments_are_found(registry: Registry) -> None:
 
 
 def write_failures(uri: Path, registry: Registry, experiment: Experiment) -> None:
-    """A log in which the challenger fails on half of its rows."""
+    """A log in which the challenger fails on half of its rows, written when the log writes by itself."""
     log = open_log(LogSettings(uri=str(uri)))
     assert log is not None
     schema = registry.describe("constant", 1)[1]
@@ -146,6 +147,7 @@ def write_failures(uri: Path, registry: Registry, experiment: Experiment) -> Non
                     entities=[f"{variant}-{i}"], status=Status.FAILED if failed else Status.OK,
                 )
             )  # fmt: skip
+    wait_for(lambda: log.counts.waiting == 0, what="the log is written")
     log.close()
 
 
@@ -230,3 +232,30 @@ def test_an_experiment_of_an_older_champion_is_nobodys(registry: Registry) -> No
 
     assert served.snapshot().trial is None
     served.close()
+
+
+def test_a_breach_is_rolled_back_within_ten_seconds(registry: Registry, tmp_path: Path) -> None:
+    """From the first bad prediction, with the log's and the watcher's own intervals."""
+    experiment = begin(registry)
+    ends: list[End] = []
+    looks: list[Look] = []
+
+    def keep_watch() -> None:
+        end = watch(
+            registry, experiment, log_uri=str(tmp_path / "log"), may_promote=False, interval_s=2.0,
+            on_look=looks.append,
+        )  # fmt: skip
+        ends.append(end)
+
+    thread = threading.Thread(target=keep_watch)
+    thread.start()
+    wait_for(lambda: len(looks) > 0, what="the first look")
+
+    began = time.monotonic()
+    write_failures(tmp_path / "log", registry, experiment)
+    wait_for(lambda: registry.state("constant").experiment is None, timeout_s=20, what="the roll-back")
+    took_s = time.monotonic() - began
+    thread.join()
+
+    assert ends == [End.ROLLED_BACK]
+    assert took_s < 10.0
