@@ -44,12 +44,14 @@ def row(count: int = 3) -> bytes:
 class Traffic:
     """A producer that retries, and whose events are sometimes poison. sent: ids in order, by key.
 
-    num_crashing: how many events that kill the process there may be; each costs several workers.
+    fragile: whether the model is one that fails on some events. num_crashing: how many events that kill the process
+    there may be; each costs several workers.
     """
 
     settings: QueueSettings
     rng: random.Random
     rate: int
+    fragile: bool = False
     num_crashing: int = 0
     sent: dict[str, list[str]] = field(default_factory=dict)
     unprocessable: set[str] = field(default_factory=set)
@@ -88,7 +90,7 @@ class Traffic:
         if number % 100 == 13:
             self.unprocessable.add(identifier)
             value = b"{poison"
-        elif number % 200 == 77:
+        elif self.fragile and number % 200 == 77:
             self.failing.add(identifier)
             value = row(workers.FAILS)
         elif number % 500 == 250 and self.num_crashing > 0:
