@@ -18,8 +18,7 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import Progress, track
-from rich.table import Table
+from rich.progress import track
 
 from zaphod.experiment.mismatch import chi_squared_p, sequential_p
 from zaphod.experiment.sequences import Sequence
@@ -46,28 +45,34 @@ WORLDS = (
 )
 
 
-def main(runs: Annotated[int, typer.Option(help="simulated experiments in each world")] = 10_000) -> None:
-    """Prints the tables."""
-    table = Table("world", "found", "fixed test", "covered", "wrong sign", "stops at", title=f"{runs:,} runs each")
-    with Progress() as progress:
-        for world in WORLDS:
-            task = progress.add_task(world.name, total=runs)
-            done = []
-            for one in simulate(world, sequence=Sequence(alpha=ALPHA, planned=PLANNED), runs=runs, seed=SEED):
-                done.append(one)
-                progress.advance(task)
-            rates = Rates.of(done)
-            table.add_row(
-                world.name,
-                f"{rates.found:.2%}",
-                f"{rates.naive_found:.2%}",
-                f"{rates.covered:.2%}",
-                f"{rates.wrong_sign:.2%}" if world.effect else "",
-                "" if rates.stopped is None or not world.effect else f"{rates.stopped:,.0f}",
-            )
+def main(
+    runs: Annotated[int, typer.Option(help="simulated experiments in each world")] = 10_000,
+    world: Annotated[list[str] | None, typer.Option(help="only worlds with this in their name; several may be")] = None,
+) -> None:
+    """Prints a line as soon as its world is done."""
     console = Console()
-    console.print(table)
-    fewer = max(1, runs // 10)
+    console.print(
+        f"{'world':40}{'runs':>8}{'found':>9}{'fixed test':>12}{'covered':>9}{'wrong sign':>12}{'stops at':>10}"
+    )
+    for one in WORLDS:
+        if world is None or any(part in one.name for part in world):
+            experiments = simulate(one, sequence=Sequence(alpha=ALPHA, planned=PLANNED), runs=runs, seed=SEED)
+            _say(console, one, Rates.of(list(track(experiments, description=one.name, total=runs, transient=True))))
+    if world is None:
+        _others(console, max(1, runs // 10))
+
+
+def _say(console: Console, world: World, rates: Rates) -> None:
+    effect = world.effect != 0
+    console.print(
+        f"{world.name:40}{rates.runs:>8,}{rates.found:>9.2%}{rates.naive_found:>12.2%}{rates.covered:>9.2%}"
+        f"{f'{rates.wrong_sign:.2%}' if effect else '':>12}"
+        f"{f'{rates.stopped:,.0f}' if effect and rates.stopped is not None else '':>10}",
+        highlight=False,
+    )
+
+
+def _others(console: Console, fewer: int) -> None:
     for icc in (0.01, 0.2, 0.9):
         alarms = guardrail_alarms(
             runs=fewer, seed=SEED, alpha=ALPHA, entities=300, predictions=10_000, share_bad=0.05, icc=icc, looks=100

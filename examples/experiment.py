@@ -9,6 +9,7 @@ tells the outcomes by prediction id. It then prints what `zaphod experiment stat
 from __future__ import annotations
 
 import contextlib
+import datetime
 import io
 import shutil
 import time
@@ -57,10 +58,10 @@ PLAN = Plan(
 
 
 def prepare(registry: Registry, home: Path) -> None:
-    """A champion of one tree, and a challenger of a hundred that has been validated against it."""
+    """A champion whose probabilities are too high, as balanced classes make them, and a challenger without that."""
     frame = transactions.generate(8_000, seed=1, end=0.5)
     X, y = frame[list(transactions.FEATURES)], frame[transactions.TARGET]
-    champion = fraud_pipeline().set_params(model__max_iter=1)
+    champion = fraud_pipeline().set_params(model__class_weight="balanced")
     for model in (champion, fraud_pipeline()):
         package(model.fit(X, y), name=NAME, sample=X, registry=registry, nullable=NULLABLE)
     promote(registry, NAME, version=1, why="demo", override="it serves a demo")
@@ -72,13 +73,14 @@ def prepare(registry: Registry, home: Path) -> None:
 
 
 def ask(registry: Registry, log_uri: str, frame: pd.DataFrame) -> pa.Table:
-    """Scores every row, logged; returns prediction ids with the truth."""
+    """Scores every row, logged; returns prediction ids, with the truth and when it was known."""
     settings = LogSettings(uri=log_uri, flush_s=0.2)
     log = open_log(settings)
     assert log is not None
     served = ServedModel.open(registry, NAME, recording=Recording(log, Arm.ONLINE, settings))
     snapshot = served.snapshot()
     ids: list[str] = []
+    times: list[datetime.datetime] = []
     try:
         for first in track(range(0, len(frame), ROWS_AT_ONCE), description="customers ask"):
             part = frame.iloc[first : first + ROWS_AT_ONCE]
@@ -88,10 +90,11 @@ def ask(registry: Registry, log_uri: str, frame: pd.DataFrame) -> pa.Table:
                 from_table(snapshot.schema, table).columns, entities=part["transaction_id"].tolist(), ids=asked
             )
             ids += asked
+            times += [datetime.datetime.now(datetime.UTC)] * len(asked)
     finally:
         served.close()
         log.close()
-    return pa.table({"prediction_id": ids, "outcome": frame[transactions.TARGET].to_numpy()})
+    return pa.table({"prediction_id": ids, "outcome": frame[transactions.TARGET].to_numpy(), "at": times})
 
 
 def main(
@@ -109,7 +112,9 @@ def main(
     console.print(f"experiment {experiment.id} is on", highlight=False)
     outcomes = ask(registry, log_uri, transactions.generate(customers, seed=3, end=0.5))
     pq.write_table(outcomes, home / "outcomes.parquet")
-    import_outcomes(log_uri, home / "outcomes.parquet", id_column="prediction_id", value_column="outcome")
+    import_outcomes(
+        log_uri, home / "outcomes.parquet", id_column="prediction_id", value_column="outcome", time_column="at"
+    )
     time.sleep(PLAN.outcome_window_s)
     page = home / "experiment.html"
     report(NAME, out=page, log=log_uri, registry=registry.uri)

@@ -67,7 +67,7 @@ def _phase(plan: Plan, mode: Mode, data: PhaseData, *, decides: bool) -> PhaseRe
         ),
         mismatch=None if mode.paired else check_split(plan.mismatch, data),
         outcomes=data.outcomes,
-        coverage_p=_coverage_p(data.outcomes),
+        coverage_p=_coverage_p(data.outcomes) if _wants_all(plan) else 1.0,
         rate_per_s=_rate(data.observed.complete_s),
     )
 
@@ -258,6 +258,11 @@ def holm(p_values: Many[float]) -> list[float]:
         most = max(most, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = most
     return adjusted
+
+
+def _wants_all(plan: Plan) -> bool:
+    """Some metric leaves out what has no outcome; where a missing one means 0, its share is the effect itself."""
+    return any(metric.missing == "leave_out" for metric in plan.metrics)
 
 
 def _coverage_p(outcomes: Outcomes) -> float:

@@ -53,8 +53,9 @@ class World:
             noise = mixed * covariate + math.sqrt(1 - mixed**2) * rng.standard_normal(self.entities)
             total = level * np.exp(self.sigma * noise - self.sigma**2 / 2)
             return Sums(total=total, count=count, covariate=covariate if mixed else None), challenger
-        if self.events > 1:
-            count += rng.poisson(self.events - 1, self.entities)
+        if self.events == 1:
+            return Sums(total=(rng.random(self.entities) < level).astype(np.float64), count=count), challenger
+        count += rng.poisson(self.events - 1, self.entities)
         strength = 1 / self.icc - 1 if self.icc else math.inf
         chance = rng.beta(level * strength, (1 - level) * strength) if self.icc else level
         total = rng.binomial(count.astype(np.int64), chance).astype(np.float64)
