@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import deltalake
 import httpx
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -145,3 +146,15 @@ def test_rows_that_cannot_be_scored(bucket: str) -> None:
 
     found = pq.read_table(outcome.rejects.removeprefix("s3://"), filesystem=filesystem).to_pandas()
     assert found[["file", "row", "id"]].to_dict("records") == [{"file": "part-9.parquet", "row": 7, "id": "9-7"}]
+
+
+def test_a_delta_table_in_a_bucket(bucket: str) -> None:
+    """A run is delivered there once; credentials and address are those of the rest."""
+    put_input(bucket, "delta")
+    delivering = settings(bucket, "delta", delta=f"s3://{bucket}/table", upsert_by=["id"])
+
+    first, second = tables.run(delivering), tables.run(delivering)
+
+    assert (len(first.delivered), second.delivered) == (1, ())
+    ids = deltalake.DeltaTable(f"s3://{bucket}/table").to_pyarrow_table(columns=["id"])["id"].to_pylist()
+    assert sorted(ids) == sorted(f"{seed}-{i}" for seed in range(3) for i in range(200))
