@@ -45,7 +45,8 @@ def test_a_killed_node_is_done_without(
     once, in the bytes of a run that nobody disturbed.
     """
     tables.write_input(tmp_path / "input", num_files=30, num_rows=2_000)
-    write_config(tmp_path, registry, unit_rows=2_000, batch_rows=50)
+    sizes = {"unit_rows": 2_000, "batch_rows": 50}
+    write_config(tmp_path, registry, **sizes)
     process = subprocess.Popen(
         [sys.executable, "-m", "batch", "--config", "batch.yaml"],
         cwd=tmp_path,
@@ -73,4 +74,4 @@ def test_a_killed_node_is_done_without(
             f"SELECT count(*), count(DISTINCT id) FROM '{run}/predictions/*.parquet'"  # noqa: S608  # our own folder
         ).fetchone()
     assert found == (60_000, 60_000)
-    assert result(tmp_path) == undisturbed(tmp_path, registry)
+    assert result(tmp_path) == undisturbed(tmp_path, registry, **sizes)

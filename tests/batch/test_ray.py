@@ -42,9 +42,9 @@ def batch(home: Path, *flags: str, **environ: str) -> subprocess.CompletedProces
     )
 
 
-def undisturbed(home: Path, registry: Registry) -> dict[str, str]:
+def undisturbed(home: Path, registry: Registry, **changes: object) -> dict[str, str]:
     """Content of the same run, done in this process."""
-    settings = tables.make_settings(home, registry, output=str(home / "undisturbed"))
+    settings = tables.make_settings(home, registry, output=str(home / "undisturbed"), **changes)
     return tables.content(Path(tables.run(settings).predictions).parent)
 
 
