@@ -166,7 +166,7 @@ def main() -> None:
 
         def count_replicas() -> int:
             running = machine.marked_processes(home / "var" / "run")
-            return sum(process.name().startswith("ray::ServeReplica") for process in running)
+            return sum(machine.name_of(process).startswith("ray::ServeReplica") for process in running)
 
         ramp = Ramp(f"http://127.0.0.1:{port}/v1/models/fraud:predict", make_body("rows", 200))
         try:

@@ -65,7 +65,7 @@ class Ingress(GrpcMethods):
         RayExport(meter).start()
         catalogue, scoring = Catalogue(self._models), Scoring(Batcher(max_rows=args.max_batch_rows))
         access = open_access(args.keys_file)
-        self.service = InferenceService(catalogue, scoring=scoring, limits=args.limits, access=access)
+        self.service = InferenceService(catalogue, scoring=scoring, limits=args.limits, access=access, meter=meter)
         self._app = OnlineApp(
             catalogue,
             protocols=every_protocol(catalogue, limits=args.limits),

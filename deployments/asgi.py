@@ -146,7 +146,7 @@ class OnlineApp:
             response = route.protocol.encode(snapshot, question, scored)
         except Exception as error:  # noqa: BLE001  # see above
             response = self._failure(route, error)
-        self._count(route, snapshot, scored, response, began=began, num_rows=num_rows)
+        self._count(route, snapshot, scored, response, began, num_rows)
         more = challenges(headers) if response.status == 401 else ()
         request_id = (b"x-request-id", self._request_id(headers))
         return msgspec.structs.replace(response, headers=(*response.headers, *more, request_id))
@@ -177,7 +177,7 @@ class OnlineApp:
             response = route.protocol.encode(snapshot, question, scored)
         except Exception as error:  # noqa: BLE001  # a caller is owed an answer in JSON
             response = self._failure(route, error)
-        self._count(route, snapshot, scored, response, began=began, num_rows=num_rows)
+        self._count(route, snapshot, scored, response, began, num_rows)
         return response
 
     async def _take_body(self, route: Route, scope: Scope, receive: Receive) -> bytes:
@@ -208,20 +208,12 @@ class OnlineApp:
         return route.protocol.refuse(status_of(error), error)
 
     def _count(
-        self,
-        route: Route,
-        snapshot: Snapshot,
-        scored: Scored | None,
-        response: Response,
-        *,
-        began: float,
-        num_rows: int,
+        self, route: Route, snapshot: Snapshot, scored: Scored | None, response: Response, began: float, num_rows: int
     ) -> None:
-        outcome = "ok" if response.status < 400 else "unprocessable" if response.status < 500 else "failed"
-        stamp = snapshot.stamp if scored is None else scored.stamps[0]
-        variant = stamp.variant if scored is None or scored.stamp_index is None else "mixed"
-        labels = Labels(stamp.model, stamp.version, variant, route.protocol.name, outcome)
-        self._meter.count(labels, duration_s=time.perf_counter() - began, num_rows=num_rows)
+        self._meter.answered(
+            scored, stamp=snapshot.stamp, protocol=route.protocol.name, status=response.status,
+            began=began, num_rows=num_rows,
+        )  # fmt: skip
 
     def _request_id(self, headers: Headers) -> bytes:
         """The caller's own, or a new one: what Ray does for the others."""

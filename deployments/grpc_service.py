@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from deployments.access import Access
 from deployments.catalogue import Catalogue, Wanted
 from deployments.errors import status_of
 from deployments.identity import NOBODY, identify, named
+from deployments.metrics import Meter
 from deployments.protocols.base import Question
 from deployments.protocols.messages import message
 from deployments.protocols.openinference import describe
@@ -71,11 +73,12 @@ class Context(Protocol):
 class InferenceService:
     """One method a call. An error is a status with the reason; the message then is empty."""
 
-    def __init__(self, catalogue: Catalogue, *, scoring: Scoring, limits: Limits, access: Access) -> None:
+    def __init__(self, catalogue: Catalogue, *, scoring: Scoring, limits: Limits, access: Access, meter: Meter) -> None:
         self._catalogue = catalogue
         self._scoring = scoring
         self._limits = limits
         self._access = access
+        self._meter = meter
 
     async def call(self, method: str, request: Any, context: Context) -> Any:  # messages are made at run time
         """Never raises for what a caller sent."""
@@ -119,8 +122,27 @@ class InferenceService:
 
     async def _infer(self, request: Any, context: Context) -> Any:
         served = self._catalogue.find(_wanted(request.model_name, request.model_version))
-        self._access.predict(_headers(context), served.reference.name)
         snapshot = served.snapshot()
+        began = time.perf_counter()
+        scored, status, num_rows = None, 500, 0
+        try:
+            self._access.predict(_headers(context), served.reference.name)
+            question, names = self._decode(snapshot, request, context)
+            num_rows = question.columns.num_rows
+            scored = await within(self._scoring.score(snapshot, question), timeout_s=self._limits.predict_timeout_s)
+            frame = request.parameters["content_type"].string_param == "pd" if request.parameters else False
+            answer = _answer(request, snapshot, scored, names=names, frame=frame, context=context)
+            status = 200
+            return answer
+        except ZaphodError as error:
+            status = status_of(error)
+            raise
+        finally:
+            self._meter.answered(
+                scored, stamp=snapshot.stamp, protocol="grpc", status=status, began=began, num_rows=num_rows
+            )
+
+    def _decode(self, snapshot: Snapshot, request: Any, context: Context) -> tuple[Question, list[str]]:
         size = request.ByteSize()
         if size > self._limits.max_body_bytes:
             raise LimitExceededError(
@@ -135,10 +157,7 @@ class InferenceService:
         except ZaphodError as error:
             snapshot.refuse(error, entities=[identity.entity], ids=identity.id)
             raise
-        question = named(Question(columns), identity)
-        scored = await within(self._scoring.score(snapshot, question), timeout_s=self._limits.predict_timeout_s)
-        frame = request.parameters["content_type"].string_param == "pd" if request.parameters else False
-        return _answer(request, snapshot, scored, names=names, frame=frame, context=context)
+        return named(Question(columns), identity), names
 
 
 def _headers(context: Context) -> list[tuple[bytes, bytes]]:

@@ -143,7 +143,7 @@ class Launcher:
         with self._console.status("starting Ray"):
             self._start_ray()
         self._console.print(f"Ray is up at {machine.RAY_HOST}:{self._ray_port} ({time.monotonic() - began:.1f} s)")
-        ray = [each for each in machine.marked_processes(self._launch.run_dir) if each.name() in _VITAL]
+        ray = [each for each in machine.marked_processes(self._launch.run_dir) if machine.name_of(each) in _VITAL]
         assert deployer.stdin is not None
         deployer.stdin.write(f"{machine.RAY_HOST}:{self._ray_port}\n".encode())
         deployer.stdin.close()

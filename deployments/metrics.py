@@ -7,11 +7,13 @@ request to its answer, within the replica.
 from __future__ import annotations
 
 import bisect
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from deployments.scaling import Busyness
+from zaphod.served import Scored, Stamp
 
 # Resolves 100 us where compiled models answer, and reaches to time-outs.
 BOUNDS_S = (
@@ -60,6 +62,18 @@ class Meter:
         cell.buckets[bisect.bisect_left(BOUNDS_S, duration_s)] += 1
         cell.sum_s += duration_s
         cell.num_rows += num_rows
+
+    def answered(
+        self, scored: Scored | None, *, stamp: Stamp, protocol: str, status: int, began: float, num_rows: int
+    ) -> None:
+        """Counts a request. stamp: of whom was asked, for when nobody scored. began: of `time.perf_counter`."""
+        outcome = "ok" if status < 400 else "unprocessable" if status < 500 else "failed"
+        variant = stamp.variant
+        if scored is not None:
+            stamp = scored.stamps[0]
+            variant = stamp.variant if scored.stamp_index is None else "mixed"
+        labels = Labels(stamp.model, stamp.version, variant, protocol, outcome)
+        self.count(labels, duration_s=time.perf_counter() - began, num_rows=num_rows)
 
     def cells(self) -> Mapping[Labels, Cell]:
         return dict(self._cells)

@@ -169,6 +169,15 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
+def name_of(process: psutil.Process) -> str:
+    """Empty for one that has ended."""
+    try:
+        name: str = process.name()
+    except psutil.NoSuchProcess:
+        return ""
+    return name
+
+
 def find_processes(belongs: Callable[[str], bool]) -> list[psutil.Process]:
     """Processes by their mark (empty where there is none), other than this one and its ancestors, oldest first."""
     mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}

@@ -24,7 +24,7 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path, registry: Registry) -> None:
     server = start_server(tmp_path, registry=registry.uri, references=["binary"])
     # HAProxy is replaced by a new process whenever what stands behind it changes.
     expected = {"haproxy", "raylet", "gcs_server"}
-    wait_for(lambda: expected <= {process.name() for process in server.marked()}, what=f"{expected} running")
+    wait_for(lambda: expected <= {machine.name_of(process) for process in server.marked()}, what=f"{expected} running")
 
     server.send(signal.SIGINT)
     server.process.wait(timeout=60)

@@ -23,6 +23,7 @@ from sklearn.semi_supervised import LabelPropagation
 from tests import models
 from tests.conftest import Server, end_server, start_server
 from tests.online.load import GOOD
+from zaphod import machine
 from zaphod.packaging import package
 from zaphod.registry import CHAMPION, Registry
 
@@ -105,7 +106,7 @@ class Crowd:
 def replica(server: Server, application: str) -> psutil.Process:
     """The one that answers."""
     name = f"ray::ServeReplica:{application}"
-    (found,) = [process for process in server.marked() if process.name().startswith(name)]
+    (found,) = [process for process in server.marked() if machine.name_of(process).startswith(name)]
     return found
 
 

@@ -17,6 +17,7 @@ import yaml
 from tests import models
 from tests.conftest import ROOT, Server, end_server, start_server, wait_for
 from tests.online.load import Callers
+from zaphod import machine
 from zaphod.registry import CHAMPION, Registry
 from zaphod.settings import load_ray_env
 
@@ -49,7 +50,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Re
 
 def replicas(server: Server) -> list[psutil.Process]:
     """The processes that answer."""
-    return [process for process in server.marked() if process.name().startswith("ray::ServeReplica")]
+    return [process for process in server.marked() if machine.name_of(process).startswith("ray::ServeReplica")]
 
 
 def deploy(server: Server, change: Callable[[dict[str, Any]], None]) -> None:
@@ -105,6 +106,7 @@ def test_changed_configuration(fleet: tuple[Server, Registry]) -> None:
     """A change in place keeps the replicas, one of the arguments replaces them all; HAProxy is reloaded meanwhile."""
     server, _ = fleet
     callers = Callers(server.url)
+    wait_for(lambda: len(replicas(server)) == 2, timeout_s=60, what="two replicas")
     before = {process.pid for process in replicas(server)}
 
     with callers.calling(PATH, num_callers=4):
