@@ -1,0 +1,61 @@
+"""Mixed load for as long as ZAPHOD_SECONDS says (a few by default): a replica's memory stays where it was."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+
+import httpx
+import pytest
+
+from tests.conftest import Server
+from tests.online.load import GOOD
+from zaphod import machine
+
+SECONDS = float(os.environ.get("ZAPHOD_SECONDS", "6"))
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(int(200 + 3 * SECONDS))]
+
+BODIES = (
+    json.dumps(GOOD),
+    json.dumps({"rows": [GOOD] * 20}),
+    json.dumps({"rows": [GOOD] * 2_000}),
+    "{not json",
+    json.dumps({"amount": "much"}),
+    json.dumps({"rows": [GOOD] * 10_001}),
+)
+
+
+def soak(server: Server, *, seconds: float) -> set[int]:
+    """Every kind of request in turn; the statuses."""
+    statuses = set()
+    end = time.monotonic() + seconds
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        for number in itertools.count():
+            if time.monotonic() > end:
+                return statuses
+            for model, body in itertools.product(("binary", "multiclass", "regressor"), BODIES):
+                statuses.add(client.post(f"/v1/models/{model}:predict", content=body).status_code)
+            if number % 10 == 0:
+                for path in ("/", "/docs", "/openapi.json", "/metrics", "/nowhere"):
+                    statuses.add(client.get(path).status_code)
+    return statuses
+
+
+def memory(server: Server) -> int:
+    """Bytes of the replicas."""
+    replicas = [each for each in server.marked() if machine.name_of(each).startswith("ray::ServeReplica")]
+    return sum(replica.memory_info().rss for replica in replicas) // len(replicas)
+
+
+def test_memory_stays(server: Server) -> None:
+    """After every kind of request has been seen, more of them leave nothing behind."""
+    soak(server, seconds=max(4.0, SECONDS / 10))
+    before = memory(server)
+
+    statuses = soak(server, seconds=SECONDS)
+
+    assert statuses == {200, 400, 404, 413, 422}
+    assert memory(server) / before - 1.0 < 0.02
