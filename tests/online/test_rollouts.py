@@ -107,7 +107,7 @@ def test_killed_replica(fleet: tuple[Server, Registry]) -> None:
 
 
 def test_changed_configuration(fleet: tuple[Server, Registry]) -> None:
-    """A change in place keeps the replicas, one of the arguments replaces them all; HAProxy is reloaded meanwhile."""
+    """A change of limits is made in place: the same replicas go on, and nobody is refused."""
     server, _ = fleet
     callers = Callers(server.url)
     wait_for(lambda: len(replicas(server)) == 2, timeout_s=60, what="two replicas")
@@ -118,13 +118,5 @@ def test_changed_configuration(fleet: tuple[Server, Registry]) -> None:
         asked = len(callers.asked)
         wait_for(lambda: len(callers.asked) > asked + 500)
         assert {process.pid for process in replicas(server)} == before
-        deploy(server, lambda application: application["args"]["limits"].update(max_rows=9_999))
-        wait_for(
-            lambda: len(replicas(server)) == 2 and not before & {process.pid for process in replicas(server)},
-            timeout_s=90,
-            what="new replicas alone",
-        )
-        asked = len(callers.asked)
-        wait_for(lambda: len(callers.asked) > asked + 200)
 
     assert not callers.failures()
