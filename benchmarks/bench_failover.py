@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--swaps", type=int, default=5)
     parser.add_argument("--rate", type=float, default=500.0)
-    parser.add_argument("--url", help="a Redis server instead of the embedded queue")
+    parser.add_argument("--url", help="redis://… or kafka://… instead of the embedded queue")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         home = Path(folder)
@@ -192,7 +192,9 @@ def main() -> None:
         queue = QueueSettings(path=str(home / "stream"), partitions=NUM_PARTITIONS)
         if arguments.url:
             name = f"failover-{os.getpid()}"
-            queue = QueueSettings(kind="redis", url=arguments.url, name=name, partitions=NUM_PARTITIONS)
+            queue = QueueSettings(
+                kind=arguments.url.partition(":")[0], url=arguments.url, name=name, partitions=NUM_PARTITIONS
+            )
         settings = StreamingSettings.model_validate(
             {"registry": registry.uri, "model": "fraud", "queue": queue, "pool": {"min_scorers": 2, "max_scorers": 2}}
         )

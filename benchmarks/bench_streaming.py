@@ -5,12 +5,12 @@ backlog, in one run with two others on the same queue and model: a plain consume
 one event at a time, and the ceiling, a loop that polls and commits as large micro-batches and has no model; sides take
 turns.
 (2) latency from an event's creation to its output being read, open loop at a fixed rate, producer, pool (on Ray) and
-reader in processes of their own.  # noqa: E402
+reader in processes of their own.
 
 Not measured: networks, disks (`durability: os`), other machines. On a machine that does other things as well, only the
 ratios of one run mean anything.
 
-    python benchmarks/bench_streaming.py [--events 60000] [--rounds 3] [--rates 500 2000] [--queue sqlite]
+    python benchmarks/bench_streaming.py [--events 60000] [--rounds 3] [--rates 500 2000] [--url redis://…]
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rates", type=float, nargs="*", default=[500.0, 2_000.0])
     parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--url", help="a Redis server instead of the embedded queue")
+    parser.add_argument("--url", help="redis://… or kafka://… instead of the embedded queue")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         home = Path(folder)
@@ -212,7 +212,10 @@ def main() -> None:
 
         def settings(name: str) -> QueueSettings:
             if arguments.url:
-                return QueueSettings(kind="redis", url=arguments.url, name=f"bench-{os.getpid()}-{name}", partitions=4)
+                return QueueSettings(
+                    kind=arguments.url.partition(":")[0], url=arguments.url, name=f"bench-{os.getpid()}-{name}",
+                    partitions=4,
+                )  # fmt: skip
             return QueueSettings(path=str(home / name), partitions=4)
 
         throughput(settings, registry.uri, num_events=arguments.events, rounds=arguments.rounds)
