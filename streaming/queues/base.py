@@ -15,6 +15,8 @@ from typing import Protocol
 
 import msgspec
 
+from zaphod.errors import FencedError
+
 NO_HEADERS: Mapping[str, str] = {}
 
 
@@ -266,3 +268,10 @@ class Queue(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def fenced(partition: int) -> FencedError:
+    """What is to be said of a commit that came too late."""
+    return FencedError(
+        f"Cannot commit to partition {partition}: another owner holds its lease. Its events are scored there."
+    )

@@ -42,6 +42,7 @@ from streaming.queues.base import (
     NewEvent,
     Output,
     Position,
+    fenced,
 )
 from streaming.queues.kafka_topic import CALL_TIMEOUT_S, ClientConfig, TopicReader, translated, unavailable
 from streaming.queues.kafka_writer import PartitionWriter, Write
@@ -333,7 +334,7 @@ class KafkaConsumer:
     def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
         held = self._held.get(batch.partition)
         if held is None or held.lost or held.state.epoch != batch.epoch:
-            raise _fenced(batch)
+            raise fenced(batch.partition)
         if batch.next_offset <= held.next_offset:
             return
         generation = held.state.generation
@@ -349,9 +350,9 @@ class KafkaConsumer:
     def note_attempt(self, batch: MicroBatch, *, attempts: int) -> None:
         held = self._held.get(batch.partition)
         if held is None or held.lost or held.state.epoch != batch.epoch:
-            raise _fenced(batch)
+            raise fenced(batch.partition)
         if batch.first < held.next_offset:
-            raise _fenced(batch)
+            raise fenced(batch.partition)
         state = msgspec.structs.replace(held.state, tried=batch.first, attempts=attempts)
         self._write(held, batch, ("note", batch.first, attempts), [_state_write(self._topics, state)], None)
         held.state = state
@@ -607,9 +608,3 @@ def _make_topics(admin: AdminClient, topics: Topics, num_partitions: int) -> Non
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise unavailable(error.args[0]) from error
-
-
-def _fenced(batch: MicroBatch) -> FencedError:
-    return FencedError(
-        f"Cannot commit to partition {batch.partition}: another owner holds its lease. Its events are scored there."
-    )

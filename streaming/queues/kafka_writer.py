@@ -9,9 +9,10 @@ from typing import Any
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from streaming.queues.base import fenced
 from streaming.queues.kafka_topic import CALL_TIMEOUT_S, ClientConfig, unavailable
 from streaming.queues.kafka_wire import Headers
-from zaphod.errors import FencedError, QueueUnavailableError
+from zaphod.errors import QueueUnavailableError
 
 # Committed readers wait for an open transaction of a dead owner; its successor ends it sooner, if there is one.
 _TRANSACTION_TIMEOUT_S = 10.0
@@ -72,14 +73,14 @@ class PartitionWriter:
         if self._in_doubt is None:
             self._fill(writes, next_offset)
         elif self._in_doubt != token:
-            raise _fenced(self._partition)  # what was in doubt is not known to be there
+            raise fenced(self._partition)  # what was in doubt is not known to be there
         try:
             self._producer.commit_transaction(CALL_TIMEOUT_S)
         except KafkaException as error:
             self._in_doubt = token
             if _may_pass(error.args[0]):
                 raise unavailable(error.args[0]) from error
-            raise _fenced(self._partition) from error
+            raise fenced(self._partition) from error
         self._in_doubt = None
 
     def close(self) -> None:
@@ -100,7 +101,7 @@ class PartitionWriter:
             if _may_pass(error.args[0]):
                 self._abort()
                 raise unavailable(error.args[0]) from error
-            raise _fenced(self._partition) from error
+            raise fenced(self._partition) from error
         except BufferError as error:
             self._abort()
             raise QueueUnavailableError(f"Cannot use the Kafka cluster: {error}. It is tried again.") from error
@@ -109,14 +110,8 @@ class PartitionWriter:
         try:
             self._producer.abort_transaction(CALL_TIMEOUT_S)
         except KafkaException as error:
-            raise _fenced(self._partition) from error
+            raise fenced(self._partition) from error
 
 
 def _may_pass(error: KafkaError) -> bool:
     return error.code() not in _FENCED and not error.fatal() and (error.retriable() or error.txn_requires_abort())
-
-
-def _fenced(partition: int) -> FencedError:
-    return FencedError(
-        f"Cannot commit to partition {partition}: another owner holds its lease. Its events are scored there."
-    )

@@ -38,8 +38,9 @@ from streaming.queues.base import (
     NewEvent,
     Output,
     Position,
+    fenced,
 )
-from zaphod.errors import ConfigError, FencedError, QueueUnavailableError
+from zaphod.errors import ConfigError, QueueUnavailableError
 
 _SOCKET_TIMEOUT_S = 5.0
 # A wake-up that falls between two waits is noticed after this time.
@@ -345,7 +346,7 @@ class RedisConsumer:
     def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
         held = self._held.get(batch.partition)
         if held is None or held.epoch != batch.epoch:
-            raise _fenced(batch)
+            raise fenced(batch.partition)
         arguments: list[Any] = [batch.epoch, batch.first, batch.next_offset, repr(time.time()), len(outputs)]
         # A stream takes ids in rising order only, and an error in the middle of a script is not rolled back.
         for output in sorted(outputs, key=_offset_of):
@@ -357,7 +358,7 @@ class RedisConsumer:
             committed = int(self._commit(keys=keys, args=arguments))
         if not committed:
             self._forget(batch.partition)
-            raise _fenced(batch)
+            raise fenced(batch.partition)
         held.next_offset = batch.next_offset
 
     def note_attempt(self, batch: MicroBatch, *, attempts: int) -> None:
@@ -369,7 +370,7 @@ class RedisConsumer:
                 noted = int(self._note(keys=[key], args=[batch.epoch, batch.first, attempts]))
         if not noted:
             self._forget(batch.partition)
-            raise _fenced(batch)
+            raise fenced(batch.partition)
 
     def wake(self) -> None:
         self._woken.set()
@@ -532,9 +533,3 @@ def _state(fields: list[bytes | None]) -> tuple[int, int, str | None, int]:
     """next, epoch, owner, expires in ms."""
     next_offset, epoch, owner, expires = fields
     return int(next_offset or 0), int(epoch or 0), owner.decode() if owner else None, int(float(expires or 0))
-
-
-def _fenced(batch: MicroBatch) -> FencedError:
-    return FencedError(
-        f"Cannot commit to partition {batch.partition}: another owner holds its lease. Its events are scored there."
-    )

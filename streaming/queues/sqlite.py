@@ -33,9 +33,10 @@ from streaming.queues.base import (
     NewEvent,
     Output,
     Position,
+    fenced,
 )
 from streaming.queues.bell import Bell, Listener
-from zaphod.errors import ConfigError, FencedError, QueueUnavailableError
+from zaphod.errors import ConfigError, QueueUnavailableError
 from zaphod.storage import LocalStorage
 
 Durability: TypeAlias = Literal["os", "disk"]
@@ -332,7 +333,7 @@ class SqliteConsumer:
     def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
         held = self._held.get(batch.partition)
         if held is None or held.epoch != batch.epoch:
-            raise _fenced(batch)
+            raise fenced(batch.partition)
         now = time.time()
         with _translated(self._folder), _transaction(held.output) as connection:
             moved = connection.execute(_MOVE, (batch.next_offset, batch.epoch, batch.first)).rowcount
@@ -344,7 +345,7 @@ class SqliteConsumer:
                     connection.executemany(_DEAD_LETTER, [_dead_record(letter) for letter in dead_letters])
         if not moved:
             self._forget(batch.partition)
-            raise _fenced(batch)
+            raise fenced(batch.partition)
         held.next_offset = batch.next_offset
         self._bell.ring()
 
@@ -353,7 +354,7 @@ class SqliteConsumer:
         with _translated(self._folder):
             if held is None or not held.output.execute(_NOTE, (attempts, batch.epoch, batch.first)).rowcount:
                 self._forget(batch.partition)
-                raise _fenced(batch)
+                raise fenced(batch.partition)
 
     def wake(self) -> None:
         self._listener.wake()
@@ -489,10 +490,4 @@ def _delivered(partition: int, row: tuple[object, ...]) -> Delivered:
         cursor=Cursor(generation=generation, offset=offset),  # type: ignore[arg-type]  # as the table's columns say
         output=Output(offset, identifier, key, value, _headers(headers), created),  # type: ignore[arg-type]
         committed=committed,  # type: ignore[arg-type]
-    )
-
-
-def _fenced(batch: MicroBatch) -> FencedError:
-    return FencedError(
-        f"Cannot commit to partition {batch.partition}: another owner holds its lease. Its events are scored there."
     )

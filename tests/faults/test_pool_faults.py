@@ -29,7 +29,7 @@ from streaming.settings import QueueSettings
 from tests.conftest import ROOT, wait_for
 from tests.faults.crew import Traffic, patiently_opened, two_versions, verify
 from tests.streaming.conftest import RedisServer
-from tests.streaming.pools import NUM_PARTITIONS, write_settings
+from tests.streaming.pools import NUM_PARTITIONS, scorers_of, write_settings
 from zaphod import machine
 from zaphod.errors import QueueUnavailableError
 from zaphod.registry import CHAMPION, Registry
@@ -81,12 +81,7 @@ class Run:
 
     def scorers(self) -> list[psutil.Process]:
         """The scorer actors of this run's Ray."""
-        found = []
-        for process in machine.marked_processes(self.ray_home / "ray"):
-            with contextlib.suppress(psutil.Error):
-                if "ScorerActor" in " ".join(process.cmdline()):
-                    found.append(process)
-        return found
+        return scorers_of(machine.marked_processes(self.ray_home / "ray"))
 
     def fault(self) -> None:
         """One, chosen at random; what it finds in its way is part of it."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +33,7 @@ class Pool:
 
     def scorers(self) -> list[psutil.Process]:
         """The processes of the scorer actors, found by the mark that Ray passes on."""
-        titles = [(process, process.cmdline()) for process in self._ray_processes()]
-        return [process for process, title in titles if title and "ScorerActor" in title[0]]
+        return scorers_of(self._ray_processes())
 
     def outputs(self) -> list[Delivered]:
         """Every output so far, each partition's in order."""
@@ -59,6 +60,16 @@ class Pool:
 
     def _ray_processes(self) -> list[psutil.Process]:
         return machine.find_processes(lambda mark: mark.startswith(str(self.home / "var" / "run")))
+
+
+def scorers_of(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that are scorer actors: Ray writes it into their title."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if "ScorerActor" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def write_settings(home: Path, *, registry: str, model: str, num_scorers: int) -> Path:

@@ -19,7 +19,7 @@ from streaming.settings import QueueSettings
 from tests.conftest import ROOT, wait_for
 from tests.faults.crew import Traffic, patiently_opened, verify
 from tests.streaming.conftest import RedisServer
-from tests.streaming.pools import write_settings
+from tests.streaming.pools import scorers_of, write_settings
 from zaphod import machine
 from zaphod.registry import Registry
 from zaphod.settings import load_ray_env
@@ -54,12 +54,7 @@ def nodes(tmp_path: Path) -> Iterator[tuple[Path, Path, dict[str, str]]]:
 
 def scorers(mark: Path) -> list[psutil.Process]:
     """The scorer actors of one node."""
-    found = []
-    for process in machine.marked_processes(mark):
-        with contextlib.suppress(psutil.Error):
-            if "ScorerActor" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
+    return scorers_of(machine.marked_processes(mark))
 
 
 def test_the_loss_of_a_node_is_survived(
