@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from streaming.stats import NOTHING
+from streaming.stats import NOTHING, Counts
 from streaming.view import PoolView
 
 _LINE_EVERY_S = 5.0
@@ -77,6 +77,14 @@ class Rates:
         return rates
 
 
+def _scorers(view: PoolView) -> str:
+    return f"{view.num_scorers} scorer{'' if view.num_scorers == 1 else 's'}"
+
+
+def _ms(counts: Counts, share: float) -> str:
+    return f"{counts.latency.quantile(share) * 1000:.2f}" if counts.num_events else "-"
+
+
 def summary(view: PoolView, *, rate: float) -> str:
     """One line."""
     counts = view.total
@@ -84,7 +92,7 @@ def summary(view: PoolView, *, rate: float) -> str:
     return (
         f"scored {counts.num_events:,} events ({rate:,.0f}/s), lag {view.lag:,}, event to commit "
         f"p50 {counts.latency.quantile(0.5) * 1000:.2f} ms p99 {counts.latency.quantile(0.99) * 1000:.2f} ms, "
-        f"{counts.num_dead} dead letters, {view.num_scorers} scorers, version {versions}"
+        f"{counts.num_dead} dead letters, {_scorers(view)}, version {versions}"
         + (f"; waiting: {view.waiting}" if view.waiting else "")
     )
 
@@ -98,11 +106,11 @@ def table(view: PoolView, *, rates: dict[int, float]) -> Table:
         (str(p.partition), rates.get(p.partition, 0.0), p.lag, view.counts.get(p.partition, NOTHING), p.owner or "-")
         for p in view.positions
     ]
-    owners = f"{view.num_scorers} scorers, version {', '.join(map(str, sorted(view.versions))) or '-'}"
+    owners = f"{_scorers(view)}, version {', '.join(map(str, sorted(view.versions))) or '-'}"
     for name, rate, lag, counts, owner in [*rows, ("all", sum(rates.values()), view.lag, view.total, owners)]:
         made.add_row(
-            name, f"{rate:,.0f}", f"{lag:,}", f"{counts.latency.quantile(0.5) * 1000:.2f}",
-            f"{counts.latency.quantile(0.99) * 1000:.2f}", f"{counts.num_events:,}", f"{counts.num_dead:,}", owner,
+            name, f"{rate:,.0f}", f"{lag:,}", _ms(counts, 0.5), _ms(counts, 0.99), f"{counts.num_events:,}",
+            f"{counts.num_dead:,}", owner,
             end_section=name == str(len(rows) - 1),
         )  # fmt: skip
     if view.waiting:
