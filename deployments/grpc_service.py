@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
@@ -34,6 +35,8 @@ from deployments.settings import Limits
 from zaphod import __version__
 from zaphod.errors import InvalidInputError, LimitExceededError, ZaphodError
 from zaphod.served import Scored, Snapshot
+
+_log = logging.getLogger("ray.serve")
 
 _CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -95,7 +98,11 @@ class InferenceService:
         except ZaphodError as error:
             context.set_code(_CODES.get(status_of(error), _default(status_of(error))))
             context.set_details(error.message)
-            return message(f"{method}Response")()
+        except Exception:  # noqa: BLE001  # what a mistake of ours says may hold the caller's data
+            _log.exception("a call failed unexpectedly")
+            context.set_code(grpc.StatusCode.INTERNAL)
+            context.set_details("Cannot answer: the server made a mistake. Its log says which.")
+        return message(f"{method}Response")()
 
     async def _live(self, request: Any, context: Context) -> Any:
         return message("ServerLiveResponse")(live=True)

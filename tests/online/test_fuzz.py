@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ NUM_SOCKETS = NUM_REQUESTS // 10
 NUM_DRAWN = NUM_REQUESTS // 20
 NUM_MUTATED = NUM_REQUESTS - NUM_SOCKETS - NUM_DRAWN
 NUM_CLIENTS = 4
+_AS_A_NAME = re.compile(rb'"' + CANARY.encode() + rb'"\s*:|"name"\s*:\s*"' + CANARY.encode())
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120 + NUM_REQUESTS // 50)]
 
@@ -68,7 +70,8 @@ def check(http: httpx.Client, attempt: Attempt) -> int:
     answer = http.request(attempt.method, attempt.path, headers=attempt.headers, content=attempt.body)
     assert answer.status_code < 500, (attempt, answer.text)
     if answer.status_code >= 400:
-        assert CANARY not in answer.text, attempt
+        # A field that the model does not have is named, so that a slip of the pen is found; values never are.
+        assert CANARY not in answer.text or _AS_A_NAME.search(attempt.body), attempt
         assert len(answer.content) < 2_000, attempt
     return answer.status_code
 

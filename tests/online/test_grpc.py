@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
@@ -83,3 +84,19 @@ def test_mistakes_are_statuses_with_reasons(
     assert code in failure.value.status()
     assert says in failure.value.message()
     assert client.is_server_live()
+
+
+def test_calls_are_counted(server: Server, client: triton.InferenceServerClient) -> None:
+    """`/metrics` tells gRPC's requests and outcomes apart from the others'."""
+    client.infer("regressor", tensors(amount=np.array([1.0]), count=np.array([1])))
+    with pytest.raises(triton.InferenceServerException):
+        client.infer("regressor", tensors(amount=np.array([1.0])))
+
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+
+    mine = [line for line in lines if "zaphod_requests_total" in line and 'protocol="grpc"' in line]
+    mine = [line for line in mine if 'model="regressor"' in line]
+    assert {outcome for outcome in ("ok", "unprocessable") if any(outcome in line for line in mine)} == {
+        "ok",
+        "unprocessable",
+    }
