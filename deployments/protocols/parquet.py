@@ -1,72 +1,127 @@
-"""Parquet bodies from callers nobody knows: every page's size and encoding is read before any page is unpacked.
+"""Parquet bodies from callers nobody knows: footer and pages are read here before Arrow is let near them.
 
 What a file's footer says of sizes is only a claim; the reader allocates by what each page's own header says. So the
-pages are walked first. Encodings by which a few bytes can stand for gigabytes are refused.
+pages are walked first. Encodings by which a few bytes can stand for gigabytes are refused. The footer is read here and
+not through pyarrow's metadata, because a damaged one ends the process there: an exception that nobody catches.
 """
 
 from __future__ import annotations
 
 import io
-import struct
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deployments.protocols.arrow import check_types, decode_dictionaries
 from deployments.protocols.tables import check_num_rows
-from deployments.protocols.thrift import Struct, read_struct
-from zaphod.errors import DecodeError, LimitExceededError, UnsupportedTypeError
+from deployments.protocols.thrift import Reader, Struct
+from zaphod.errors import DecodeError, InvalidInputError, LimitExceededError, UnsupportedTypeError
 from zaphod.schema import Schema
 
-# Field numbers and values of parquet.thrift.
+_MAGIC = b"PAR1"
+# Values in footer and page headers together: some ten for each column and row group, some twenty for each page.
+_MAX_VALUES = 200_000
+# Field numbers of parquet.thrift: FileMetaData, SchemaElement, RowGroup, ColumnChunk, ColumnMetaData.
+_SCHEMA, _NUM_ROWS, _ROW_GROUPS = 2, 3, 4
+_NAME, _NUM_CHILDREN = 4, 5
+_COLUMNS, _GROUP_ROWS = 1, 3
+_FILE_PATH, _META = 1, 3
+_TYPE, _PATH, _CHUNK_BYTES, _DATA_OFFSET, _DICTIONARY_OFFSET = 1, 3, 7, 9, 11
+_BYTE_ARRAY = 6
+# PageHeader, and where each kind's own header names the encoding.
 _UNCOMPRESSED, _COMPRESSED, _DATA, _DICTIONARY, _DATA_V2 = 2, 3, 5, 7, 8
 _ENCODING = {_DATA: 2, _DICTIONARY: 2, _DATA_V2: 4}
 # PLAIN, PLAIN_DICTIONARY, RLE, BIT_PACKED, DELTA_BINARY_PACKED, DELTA_LENGTH_BYTE_ARRAY, RLE_DICTIONARY,
 # BYTE_STREAM_SPLIT. DELTA_BYTE_ARRAY (7) repeats a long prefix for the price of a number.
 _ENCODINGS = frozenset((0, 2, 3, 4, 5, 6, 8, 9))
-_MAX_PAGES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Footer:
+    """names, strings: of the model's columns in the file, and of those that hold bytes. chunks: of the former."""
+
+    num_rows: int
+    names: list[str]
+    strings: list[str]
+    chunks: list[Struct]
 
 
 def read(schema: Schema, body: bytes, *, max_rows: int, max_bytes: int) -> pa.Table:
     """The schema's columns. Raises: DecodeError, InvalidInputError, UnsupportedTypeError, LimitExceededError."""
     try:
-        metadata = pq.read_metadata(io.BytesIO(body))
-        check_num_rows(metadata.num_rows, max_rows=max_rows)
-        names = set(schema.names)
-        wanted = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path in names]
-        _check_pages(metadata, wanted, body, max_bytes=max_bytes)
+        reader = Reader(body, max_values=_MAX_VALUES)
+        footer = _read_footer(schema, body, reader)
+        check_num_rows(footer.num_rows, max_rows=max_rows)
+        _check_pages(footer.chunks, body, reader, max_bytes=max_bytes)
         # Read as dictionaries: a long string that every row refers to is then in memory once.
-        columns = [metadata.schema.column(i) for i in wanted]
-        strings = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
-        with pq.ParquetFile(io.BytesIO(body), read_dictionary=strings, pre_buffer=False) as file:
-            present = [name for name in file.schema_arrow.names if name in names]
-            check_types(pa.schema([file.schema_arrow.field(name) for name in present]))
-            table = file.read(columns=present, use_threads=False)
+        with pq.ParquetFile(io.BytesIO(body), read_dictionary=footer.strings, pre_buffer=False) as file:
+            check_types(pa.schema([file.schema_arrow.field(name) for name in footer.names]))
+            table = file.read(columns=footer.names, use_threads=False)
+        check_num_rows(table.num_rows, max_rows=max_rows)
         table.validate(full=True)
-    except (pa.ArrowException, OSError, struct.error, IndexError, UnicodeDecodeError, KeyError) as error:
+    except (pa.ArrowException, OSError, IndexError, UnicodeDecodeError, KeyError) as error:
         raise DecodeError("Expected a Parquet file, got something else") from error
     return decode_dictionaries(table, max_bytes=max_bytes)
 
 
-def _check_pages(metadata: pq.FileMetaData, columns: list[int], body: bytes, *, max_bytes: int) -> None:
+def _read_footer(schema: Schema, body: bytes, reader: Reader) -> _Footer:
+    """Holds the footer to what a flat file's must be, each row group with each column."""
+    length = int.from_bytes(body[-8:-4], "little")
+    if len(body) < 12 or body[-4:] != _MAGIC or body[:4] != _MAGIC or length > len(body) - 12:
+        raise DecodeError("Expected a Parquet file, got something else")
+    file, end = reader.read_struct(len(body) - 8 - length)
+    if end > len(body) - 8:
+        raise DecodeError("Expected a footer of the length it says, got a longer one")
+    root, *leaves = file.all_structs(_SCHEMA) or [Struct()]
+    if root.number(_NUM_CHILDREN) != len(leaves) or any(leaf.number(_NUM_CHILDREN) for leaf in leaves):
+        raise InvalidInputError("Expected a Parquet file of flat columns, got nested ones")
+    names = [leaf.texts[_NAME].decode() for leaf in leaves]
+    if len(set(names)) < len(names):
+        raise InvalidInputError("Expected columns of different names, got one twice")
+    chunks: list[Struct] = []
+    num_rows = 0
+    for group in file.all_structs(_ROW_GROUPS):
+        columns = group.all_structs(_COLUMNS)
+        metas = [column.structs[_META] for column in columns]
+        if [meta.lists[_PATH] for meta in metas] != [[name.encode()] for name in names]:
+            raise DecodeError("Expected each column in each row group, got others")
+        if any(_FILE_PATH in column.texts for column in columns):
+            raise DecodeError("Expected all data in the file, got a path to another")
+        if any(meta.number(_TYPE) != leaf.number(_TYPE) for meta, leaf in zip(metas, leaves, strict=True)):
+            raise DecodeError("Expected columns of the types that the schema says, got others")
+        num_rows += group.number(_GROUP_ROWS)
+        chunks += [meta for name, meta in zip(names, metas, strict=True) if name in schema.names]
+    if num_rows != file.number(_NUM_ROWS):
+        raise DecodeError("Expected row groups of as many rows as the file, got another number")
+    present = [(name, leaf) for name, leaf in zip(names, leaves, strict=True) if name in schema.names]
+    return _Footer(
+        num_rows=num_rows,
+        names=[name for name, _ in present],
+        strings=[name for name, leaf in present if leaf.number(_TYPE) == _BYTE_ARRAY],
+        chunks=chunks,
+    )
+
+
+def _check_pages(chunks: list[Struct], body: bytes, reader: Reader, *, max_bytes: int) -> None:
     """Raises: LimitExceededError, UnsupportedTypeError, DecodeError."""
-    total, pages = 0, 0
-    for group in range(metadata.num_row_groups):
-        for i in columns:
-            chunk = metadata.row_group(group).column(i)
-            position = chunk.data_page_offset
-            if chunk.has_dictionary_page and chunk.dictionary_page_offset:
-                position = min(position, chunk.dictionary_page_offset)
-            end = position + chunk.total_compressed_size
-            if not 0 <= position <= end <= len(body):
-                raise DecodeError("Expected column chunks within the file, got one beyond")
-            while position < end:
-                page, position = read_struct(body, position)
-                total += _check_page(page)
-                position += int(page.number(_COMPRESSED))
-                pages += 1
-                if total > max_bytes or pages > _MAX_PAGES:
-                    raise LimitExceededError(f"Expected pages of at most {max_bytes} bytes unpacked, got more")
+    total = 0
+    for chunk in chunks:
+        position = chunk.number(_DATA_OFFSET)
+        dictionary = chunk.number(_DICTIONARY_OFFSET)
+        if 0 < dictionary < position:
+            position = dictionary
+        end = position + chunk.number(_CHUNK_BYTES)
+        if not 0 < position <= end <= len(body):
+            raise DecodeError("Expected column chunks within the file, got one beyond")
+        while position < end:
+            page, position = reader.read_struct(position)
+            total += _check_page(page)
+            position += page.number(_COMPRESSED)
+            if total > max_bytes:
+                raise LimitExceededError(
+                    f"Expected pages of at most {max_bytes} bytes (max_decoded_bytes) unpacked, got more"
+                )
 
 
 def _check_page(page: Struct) -> int:
@@ -75,7 +130,7 @@ def _check_page(page: Struct) -> int:
     if size < 0 or packed < 0:
         raise DecodeError("Expected pages of some size, got a negative one")
     for place, slot in _ENCODING.items():
-        header = page.struct(place)
+        header = page.structs.get(place)
         if header is not None and header.number(slot) not in _ENCODINGS:
             raise UnsupportedTypeError("Expected Parquet pages without DELTA_BYTE_ARRAY, got such pages")
     return size
