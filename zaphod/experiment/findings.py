@@ -63,6 +63,7 @@ def sentence(reason: str) -> str:
 
 def allowed(plan: GuardrailPlan) -> str:
     """A guardrail's bounds."""
-    bounds = [] if plan.worse_by_at_most is None else [f"{plan.worse_by_at_most:.2%} more than the champion"]
+    more = "no" if plan.worse_by_at_most == 0 else f"{plan.worse_by_at_most or 0.0:.2%}"
+    bounds = [] if plan.worse_by_at_most is None else [f"{more} more than the champion"]
     bounds += [] if plan.at_most is None else [f"{plan.at_most:.2%} in all"]
     return "; ".join(bounds)
