@@ -130,29 +130,43 @@ def fastapi() -> None:
 
 
 def litserve() -> None:
-    """A LitAPI with `decode_request`, `predict` and `encode_response`."""
-    import litserve as ls
+    """A LitAPI with `decode_request`, `predict` and `encode_response`, in a script of its own."""
+    source = FOLDER / "lit_server.py"
+    source.write_text(
+        f"""import sys
 
-    class Model(ls.LitAPI):
-        def setup(self, device: str) -> None:
-            self.model = load()
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import litserve as ls
+import online_peers
 
-        def decode_request(self, request: Any) -> Any:
-            return request["rows"]
+BATCHED = {BATCHED}
 
-        def predict(self, x: Any) -> Any:
-            if not BATCHED:
-                return self.model.predict_proba(frame(x))
-            flat = self.model.predict_proba(frame([row for rows in x for row in rows]))
-            ends = [sum(len(rows) for rows in x[: i + 1]) for i in range(len(x))]
-            return [flat[end - len(rows) : end] for rows, end in zip(x, ends, strict=True)]
 
-        def encode_response(self, output: Any) -> Any:
-            return {"probabilities": output.tolist()}
+class Model(ls.LitAPI):
+    def setup(self, device):
+        self.model = online_peers.load()
 
-    batching = {"max_batch_size": MAX_BATCH, "batch_timeout": 0.005} if BATCHED else {}
+    def decode_request(self, request):
+        return request["rows"]
+
+    def predict(self, x):
+        if not BATCHED:
+            return self.model.predict_proba(online_peers.frame(x))
+        flat = self.model.predict_proba(online_peers.frame([row for rows in x for row in rows]))
+        ends = [sum(len(rows) for rows in x[: i + 1]) for i in range(len(x))]
+        return [flat[end - len(rows) : end] for rows, end in zip(x, ends)]
+
+    def encode_response(self, output):
+        return {{"probabilities": output.tolist()}}
+
+
+if __name__ == "__main__":
+    batching = {{"max_batch_size": {MAX_BATCH}, "batch_timeout": 0.005}} if BATCHED else {{}}
     server = ls.LitServer(Model(**batching), accelerator="cpu", workers_per_device=1)
-    server.run(host="127.0.0.1", port=PORT, generate_client_file=False, log_level="error")
+    server.run(host="127.0.0.1", port={PORT}, generate_client_file=False, log_level="error")
+"""
+    )
+    os.execv(sys.executable, [sys.executable, str(source)])  # noqa: S606  # nothing of ours is left to do
 
 
 def bentoml() -> None:
@@ -232,7 +246,9 @@ def mlflow() -> None:
     saved = FOLDER / "mlflow-model"
     if not saved.exists():
         mlflow.sklearn.save_model(load(), saved, serialization_format="cloudpickle", pyfunc_predict_fn="predict_proba")
-    script = str(Path(sys.executable).parent / "mlflow")
+    scripts = Path(sys.executable).parent
+    script = str(scripts / "mlflow")
+    os.environ["PATH"] = f"{scripts}{os.pathsep}{os.environ['PATH']}"  # it starts `uvicorn` by name
     arguments = ["models", "serve", "-m", str(saved), "-h", "127.0.0.1", "-p", str(PORT), "--env-manager", "local"]
     os.execv(script, [script, *arguments])  # noqa: S606  # as above
 

@@ -82,6 +82,30 @@ def test_promotion_and_rollback(fleet: tuple[Server, Registry]) -> None:
     assert not callers.failures()
 
 
+def test_changed_configuration(fleet: tuple[Server, Registry]) -> None:
+    """A change in place keeps the replicas, one of the arguments replaces them all; HAProxy is reloaded meanwhile."""
+    server, _ = fleet
+    callers = Callers(server.url)
+    wait_for(lambda: len(replicas(server)) == 2, timeout_s=60, what="two replicas")
+    before = {process.pid for process in replicas(server)}
+
+    with callers.calling(PATH, num_callers=4):
+        deploy(server, lambda application: application["deployments"][0].update(max_ongoing_requests=32))
+        asked = len(callers.asked)
+        wait_for(lambda: len(callers.asked) > asked + 500)
+        assert {process.pid for process in replicas(server)} == before
+        deploy(server, lambda application: application["args"]["limits"].update(max_rows=9_999))
+        wait_for(
+            lambda: len(replicas(server)) == 2 and not before & {process.pid for process in replicas(server)},
+            timeout_s=90,
+            what="new replicas alone",
+        )
+        asked = len(callers.asked)
+        wait_for(lambda: len(callers.asked) > asked + 200)
+
+    assert not callers.failures()
+
+
 def test_killed_replica(fleet: tuple[Server, Registry]) -> None:
     """`kill -9` of a busy replica: what it had in hand is asked again of the other, and it is replaced.
 
@@ -104,19 +128,3 @@ def test_killed_replica(fleet: tuple[Server, Registry]) -> None:
 
     assert all(each.status in (0, 200) for each in callers.asked), callers.failures()
     assert sum(callers.failures().values()) <= NUM_KILLS, callers.failures()
-
-
-def test_changed_configuration(fleet: tuple[Server, Registry]) -> None:
-    """A change of limits is made in place: the same replicas go on, and nobody is refused."""
-    server, _ = fleet
-    callers = Callers(server.url)
-    wait_for(lambda: len(replicas(server)) == 2, timeout_s=60, what="two replicas")
-    before = {process.pid for process in replicas(server)}
-
-    with callers.calling(PATH, num_callers=4):
-        deploy(server, lambda application: application["deployments"][0].update(max_ongoing_requests=32))
-        asked = len(callers.asked)
-        wait_for(lambda: len(callers.asked) > asked + 500)
-        assert {process.pid for process in replicas(server)} == before
-
-    assert not callers.failures()
