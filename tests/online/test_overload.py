@@ -102,6 +102,9 @@ class Crowd:
             else:
                 self.retry_after.add(headers.get("retry-after", ""))
             await asyncio.sleep(pause_s if status == 200 else 0.1)
+            if status != 200:  # refused before the body was read: the connection is of no more use
+                writer.close()
+                reader, writer = await asyncio.open_connection(address.hostname, address.port)
         writer.close()
 
 
