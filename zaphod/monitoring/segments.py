@@ -7,7 +7,6 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -21,11 +20,11 @@ from zaphod.storage import Storage
 
 _log = logging.getLogger(__name__)
 
-# Items are taken in a few at a time, with a pause between, so that whoever serves meanwhile never waits for the
-# interpreter longer than for one such portion: a fraction of a millisecond.
+# Calls are gathered by whoever hands over the last of so many, while they are still in its core's cache: a microsecond
+# each, where another thread pays several and takes the interpreter away meanwhile. A thread gathers what is left over
+# after a moment, makes columns of it and writes them.
+_PORTION_ITEMS = 32
 _TICK_S = 0.05
-_PORTION_ITEMS = 64
-_BREATH_S = 0.0002
 _MAX_RETRY_S = 5.0
 
 
@@ -41,12 +40,12 @@ ItemT_contra = TypeVar("ItemT_contra", bound=Item, contravariant=True)
 
 
 class Encoder(Protocol[ItemT_contra]):
-    """Makes tables of items. Only ever called from the writer's thread."""
+    """Makes tables of items. Called by one thread at a time."""
 
     def add(self, items: Sequence[ItemT_contra]) -> None: ...
 
     def take(self) -> list[tuple[str, Callable[[], pa.Table]]]:
-        """The folders to file what was added in, and what makes the tables; what was added is forgotten."""
+        """The folders to file what was added in, and what makes the tables, at leisure; what was added is forgotten."""
         ...
 
 
@@ -75,8 +74,9 @@ class SegmentWriter(Generic[ItemT]):
         self._settings = settings
         self._max_rows = settings.max_rows
         self._metadata = dict(metadata or {})
-        self._items: deque[ItemT] = deque()
-        self._encoded = 0
+        self._items: list[ItemT] = []
+        # Rows in the encoder, and rows in tables that are in no file yet.
+        self._encoded = self._unpublished = 0
         self._tables: dict[str, list[pa.Table]] = {}
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -101,6 +101,8 @@ class SegmentWriter(Generic[ItemT]):
                 return False
             self._waiting += num_rows
             self._items.append(item)
+            if len(self._items) >= _PORTION_ITEMS:
+                self._gather()
         return True
 
     @property
@@ -143,7 +145,8 @@ class SegmentWriter(Generic[ItemT]):
         while True:
             stopping, hurry = self._stopping, self._hurry.is_set()
             self._hurry.clear()
-            self._take_in(hurry=stopping or hurry)
+            with self._lock:
+                self._gather()
             if stopping or hurry or time.monotonic() >= due or self._encoded >= self._settings.segment_rows:
                 due = time.monotonic() + (self._settings.flush_s if self._publish() else self._retry_s)
                 with self._changed:
@@ -153,27 +156,28 @@ class SegmentWriter(Generic[ItemT]):
                 return
             self._hurry.wait(_TICK_S)
 
-    def _take_in(self, *, hurry: bool) -> None:
-        """What waits now. What comes meanwhile waits for the next time: else it would be taken in one by one."""
-        left = len(self._items)
-        while left and (hurry or self._encoded < self._settings.segment_rows):
-            portion = [self._items.popleft() for _ in range(min(_PORTION_ITEMS, left))]
-            left -= len(portion)
-            num_rows = sum(item.num_rows for item in portion)
-            try:
-                self._encoder.add(portion)
-            except Exception:  # noqa: BLE001  # whatever one call holds
-                # The log must not end because of one call: it is counted and the next go on.
-                _log.exception("cannot log some predictions")
-                self._free(num_rows, dropped=True)
-                continue
+    def _gather(self) -> None:
+        """Holding the lock."""
+        items, self._items = self._items, []
+        if not items:
+            return
+        num_rows = sum(item.num_rows for item in items)
+        try:
+            self._encoder.add(items)
+        except Exception:  # noqa: BLE001  # whatever one call holds
+            # Neither the log nor whoever serves may fail because of one call: they are counted and the next go on.
+            _log.exception("cannot log some predictions")
+            self._waiting -= num_rows
+            self._dropped += num_rows
+        else:
             self._encoded += num_rows
-            if left and not hurry and self._waiting < self._max_rows // 2:
-                time.sleep(_BREATH_S)
 
     def _publish(self) -> bool:
         """One file for each folder; False when the storage is away: what waits goes on waiting."""
-        for folder, make in self._encoder.take():
+        with self._lock:
+            taken = self._encoder.take()
+            gathered, self._encoded = self._encoded, 0
+        for folder, make in taken:
             try:
                 table = make()
             except Exception:  # noqa: BLE001  # as above
@@ -181,9 +185,10 @@ class SegmentWriter(Generic[ItemT]):
             else:
                 self._tables.setdefault(folder, []).append(table)
         num_rows = sum(table.num_rows for parts in self._tables.values() for table in parts)
-        if num_rows < self._encoded:
-            self._free(self._encoded - num_rows, dropped=True)
-            self._encoded = num_rows
+        lost = self._unpublished + gathered - num_rows
+        self._unpublished = num_rows
+        if lost:
+            self._free(lost, dropped=True)
         for folder, tables in list(self._tables.items()):
             table = pa.concat_tables(tables, promote_options="permissive")
             path = f"{folder}/{self._name}-{self._number:08d}.parquet"
@@ -197,7 +202,7 @@ class SegmentWriter(Generic[ItemT]):
             self._number += 1
             self._retry_s = 0.0
             del self._tables[folder]
-            self._encoded -= table.num_rows
+            self._unpublished -= table.num_rows
             self._free(table.num_rows)
         return True
 
