@@ -168,11 +168,13 @@ def streaming(folder: Path, registry: str, rounds: int) -> list[float]:
         taken = {}
         for side in ("off", "on") if turn % 2 else ("on", "off"):
             settings = QueueSettings(path=str(folder / f"stream-{side}-{turn}"), partitions=1)
-            fill(settings, 30_000)
+            fill(settings, 150_000)
             taken[side] = drain(settings, registry, str(folder / "streaming") if side == "on" else None)
         if turn:
             ratios.append(taken["on"] / taken["off"])
-            print(f"streaming: {30_000 / taken['off']:,.0f}/s without, {30_000 / taken['on']:,.0f}/s with", flush=True)
+            print(
+                f"streaming: {150_000 / taken['off']:,.0f}/s without, {150_000 / taken['on']:,.0f}/s with", flush=True
+            )
     return ratios
 
 
