@@ -47,6 +47,7 @@ from zaphod.registry import Registry  # noqa: E402
 from zaphod.served import Recording, ServedModel  # noqa: E402
 
 CONNECTIONS = 8
+EVENTS = 150_000
 
 
 def served(registry: str, log: str | None, arm: Arm) -> ServedModel:
@@ -168,13 +169,11 @@ def streaming(folder: Path, registry: str, rounds: int) -> list[float]:
         taken = {}
         for side in ("off", "on") if turn % 2 else ("on", "off"):
             settings = QueueSettings(path=str(folder / f"stream-{side}-{turn}"), partitions=1)
-            fill(settings, 150_000)
+            fill(settings, EVENTS)
             taken[side] = drain(settings, registry, str(folder / "streaming") if side == "on" else None)
         if turn:
             ratios.append(taken["on"] / taken["off"])
-            print(
-                f"streaming: {150_000 / taken['off']:,.0f}/s without, {150_000 / taken['on']:,.0f}/s with", flush=True
-            )
+            print(f"streaming: {EVENTS / taken['off']:,.0f}/s without, {EVENTS / taken['on']:,.0f}/s with", flush=True)
     return ratios
 
 
