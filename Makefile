@@ -1,8 +1,9 @@
 # `make` lists the targets. The first run of any of them creates .venv from requirements.lock.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
-	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
+	command -v $$p >/dev/null && $$p -c "$(SUPPORTED)" 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
@@ -45,7 +46,7 @@ clean: ## remove what running has written, not the environment
 	@rm -rf var
 
 $(READY): requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Cannot set up: Python 3.11, 3.12 or 3.13 is needed, this is $$(python3 --version 2>&1). Install one, or run make PYTHON=/path/to/python3.12." >&2; exit 1; }
+	@python="$(PYTHON)"; $${python:-false} -c "$(SUPPORTED)" 2>/dev/null || { echo "Cannot set up: Python 3.11, 3.12 or 3.13 is needed, this is $$($${python:-python3} --version 2>&1). Install one, or run make PYTHON=/path/to/python3.12." >&2; exit 1; }
 	@touch . 2>/dev/null && test -w . || { echo "Cannot set up: this user may not write to $$PWD. Give it the right, or use another folder." >&2; exit 1; }
 	@echo "creating $(VENV) with $(PYTHON) (about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "Cannot create $(VENV): install the package python3-venv." >&2; exit 1; }
