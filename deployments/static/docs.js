@@ -1,6 +1,8 @@
+// Behind a route prefix the page stands at <prefix>/docs, and all paths begin with it.
+const root = location.pathname.replace(/\/docs\/?$/, "");
 for (const example of document.querySelectorAll(".paste")) {
   example.textContent = example.textContent
-    .replaceAll("$HOST", location.host)
+    .replaceAll("$HOST", location.host + root)
     .replaceAll("localhost:9000", `${location.hostname}:9000`);
   const copy = document.createElement("button");
   copy.type = "button";
@@ -39,7 +41,7 @@ for (const form of document.querySelectorAll("form")) {
     status.textContent = "…";
     const began = performance.now();
     try {
-      const answer = await fetch(form.dataset.path, {
+      const answer = await fetch(root + form.dataset.path, {
         method: "POST",
         headers: { "content-type": "application/json" },
         body: form.querySelector("textarea").value,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import random
 import resource
 import struct
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ import pytest
 
 from deployments.batching import Batcher
 from deployments.protocols.base import Question
+from deployments.protocols.parquet import read
 from deployments.scoring import Scoring
 from deployments.settings import Limits
 from tests.online.inprocess import GOOD, Client, client, make_app
+from zaphod.errors import InvalidInputError
 from zaphod.registry import Registry
 from zaphod.served import Scored, Snapshot
 
@@ -129,6 +132,24 @@ def test_offsets_beyond_the_buffer(http: Client) -> None:
     answer = http.post("/v1/models/binary:predict", lying, content_type=ARROW)
 
     assert answer.status_code == 400
+
+
+def test_a_damaged_parquet_file_is_refused_in_one_piece(registry: Registry) -> None:
+    """With bytes of footer or pages exchanged it is read or refused; pyarrow's metadata would end the process."""
+    schema = registry.load("binary", 1).schema
+    good = parquet(rows(3), compression="zstd")
+    rng = random.Random(7)
+    refused = 0
+    for _ in range(1_000):
+        bent = bytearray(good)
+        for _ in range(rng.randint(1, 4)):
+            bent[rng.randrange(len(bent))] = rng.randrange(256)
+        try:
+            read(schema, bytes(bent), max_rows=50, max_bytes=1_000_000)
+        except InvalidInputError:
+            refused += 1
+
+    assert 200 < refused < 1_000
 
 
 @pytest.mark.parametrize("path", ["/v1/models/binary:predict", "/v2/models/binary/infer", "/models/binary/invocations"])
