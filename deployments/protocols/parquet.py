@@ -27,11 +27,13 @@ _SCHEMA, _NUM_ROWS, _ROW_GROUPS = 2, 3, 4
 _NAME, _NUM_CHILDREN = 4, 5
 _COLUMNS, _GROUP_ROWS = 1, 3
 _FILE_PATH, _META = 1, 3
-_TYPE, _PATH, _CHUNK_BYTES, _DATA_OFFSET, _DICTIONARY_OFFSET = 1, 3, 7, 9, 11
+_TYPE, _PATH, _NUM_VALUES, _CHUNK_BYTES, _DATA_OFFSET, _DICTIONARY_OFFSET = 1, 3, 5, 7, 9, 11
 _BYTE_ARRAY = 6
-# PageHeader, and where each kind's own header names the encoding.
-_UNCOMPRESSED, _COMPRESSED, _DATA, _DICTIONARY, _DATA_V2 = 2, 3, 5, 7, 8
-_ENCODING = {_DATA: 2, _DICTIONARY: 2, _DATA_V2: 4}
+# PageHeader; of each kind of page, by its number, where its own header is and where that names the encoding.
+_PAGE_TYPE, _UNCOMPRESSED, _COMPRESSED = 1, 2, 3
+_PAGE_VALUES = 1
+_DICTIONARY_PAGE = 2
+_HEADERS = {0: (5, 2), _DICTIONARY_PAGE: (7, 2), 3: (8, 4)}
 # PLAIN, PLAIN_DICTIONARY, RLE, BIT_PACKED, DELTA_BINARY_PACKED, DELTA_LENGTH_BYTE_ARRAY, RLE_DICTIONARY,
 # BYTE_STREAM_SPLIT. DELTA_BYTE_ARRAY (7) repeats a long prefix for the price of a number.
 _ENCODINGS = frozenset((0, 2, 3, 4, 5, 6, 8, 9))
@@ -90,7 +92,10 @@ def _read_footer(schema: Schema, body: bytes, reader: Reader) -> _Footer:
             raise DecodeError("Expected all data in the file, got a path to another")
         if any(meta.number(_TYPE) != leaf.number(_TYPE) for meta, leaf in zip(metas, leaves, strict=True)):
             raise DecodeError("Expected columns of the types that the schema says, got others")
-        num_rows += group.number(_GROUP_ROWS)
+        rows = group.number(_GROUP_ROWS)
+        if rows < 0 or any(meta.number(_NUM_VALUES) != rows for meta in metas):
+            raise DecodeError("Expected a value for each row and column, got another number")
+        num_rows += rows
         chunks += [meta for name, meta in zip(names, metas, strict=True) if name in schema.names]
     if num_rows != file.number(_NUM_ROWS):
         raise DecodeError("Expected row groups of as many rows as the file, got another number")
@@ -114,23 +119,33 @@ def _check_pages(chunks: list[Struct], body: bytes, reader: Reader, *, max_bytes
         end = position + chunk.number(_CHUNK_BYTES)
         if not 0 < position <= end <= len(body):
             raise DecodeError("Expected column chunks within the file, got one beyond")
+        num_values = 0
         while position < end:
             page, position = reader.read_struct(position)
-            total += _check_page(page)
+            num_values += _check_page(page)
+            total += page.number(_UNCOMPRESSED)
             position += page.number(_COMPRESSED)
             if total > max_bytes:
                 raise LimitExceededError(
                     f"Expected pages of at most {max_bytes} bytes (max_decoded_bytes) unpacked, got more"
                 )
+        # Arrow would count up to what a page claims, for hours.
+        if position != end or num_values != chunk.number(_NUM_VALUES):
+            raise DecodeError("Expected pages that hold the column's values, got others")
 
 
 def _check_page(page: Struct) -> int:
-    """How many bytes the page unpacks to."""
-    size, packed = page.number(_UNCOMPRESSED), page.number(_COMPRESSED)
+    """How many rows the page has values for: none, when it is a dictionary."""
+    size, packed, kind = page.number(_UNCOMPRESSED), page.number(_COMPRESSED), page.number(_PAGE_TYPE)
     if size < 0 or packed < 0:
         raise DecodeError("Expected pages of some size, got a negative one")
-    for place, slot in _ENCODING.items():
-        header = page.structs.get(place)
-        if header is not None and header.number(slot) not in _ENCODINGS:
-            raise UnsupportedTypeError("Expected Parquet pages without DELTA_BYTE_ARRAY, got such pages")
-    return size
+    if kind not in _HEADERS:
+        raise DecodeError("Expected pages of data and dictionaries, got others")
+    place, slot = _HEADERS[kind]
+    header = page.structs[place]
+    if header.number(slot) not in _ENCODINGS:
+        raise UnsupportedTypeError("Expected Parquet pages without DELTA_BYTE_ARRAY, got such pages")
+    num_values = header.number(_PAGE_VALUES)
+    if num_values < 0 or (kind == _DICTIONARY_PAGE and num_values > size):
+        raise DecodeError("Expected pages with as many values as they can hold, got others")
+    return 0 if kind == _DICTIONARY_PAGE else num_values
