@@ -4,10 +4,11 @@
 
 Measured: (online) a replica's ASGI application under uvicorn, one row a request with an entity in a header, 12 fields,
 gradient boosting, 8 connections kept open by a client in another process; (streaming) one scorer's loop on a backlog of
-the embedded queue, micro-batches of 256. The log keeps every feature, hashes the entity and writes to a local folder
-every two seconds. Both sides live at the same time and take turns, so that a busy machine slows both; the figure is the
-median over the turns of time with over time without. `cpu` is the serving process's own processor time an answer, the
-log's thread included.
+the embedded queue, micro-batches of 256; (batch) a job of two files on one core as configs/batch.yaml has it, which
+logs answers alone, without entities. The log of the other two keeps every feature, hashes the entity and writes to a
+local folder every two seconds. Both sides live at the same time and take turns, so that a busy machine slows both; the
+figure is the median over the turns of time with over time without. `cpu` is the serving process's own processor time
+an answer, the log's thread included.
 
 Not measured: Ray and HAProxy in front of the replica, which cost both sides the same and make the log's share smaller;
 buckets as storage.
@@ -48,6 +49,7 @@ from zaphod.served import Recording, ServedModel  # noqa: E402
 
 CONNECTIONS = 8
 EVENTS = 150_000
+BATCH_ROWS = 400_000
 
 
 def served(registry: str, log: str | None, arm: Arm) -> ServedModel:
@@ -177,6 +179,40 @@ def streaming(folder: Path, registry: str, rounds: int) -> list[float]:
     return ratios
 
 
+def batch(folder: Path, registry: str, rounds: int) -> list[float]:
+    """Time with over time without, of a job in this very process."""
+    from rich.console import Console
+
+    from batch.inline import inline_executor
+    from batch.job import Job
+    from batch.settings import BatchSettings
+
+    (folder / "input").mkdir()
+    for part in range(2):
+        frame = transactions.generate(BATCH_ROWS // 2, seed=part)
+        frame.to_parquet(folder / f"input/part-{part}.parquet", index=False)
+    ratios = []
+    for turn in range(rounds + 1):
+        taken = {}
+        for side in ("off", "on") if turn % 2 else ("on", "off"):
+            monitoring = {"uri": str(folder / "batch") if side == "on" else None, "features": False}
+            settings = BatchSettings.model_validate(
+                {"model": "fraud", "registry": registry, "input": str(folder / "input"), "keep": ["transaction_id"],
+                 "output": str(folder / f"batch-{side}-{turn}"), "monitoring": monitoring}
+            )  # fmt: skip
+            job = Job(settings, open_executor=lambda seconds: inline_executor(), console=Console(quiet=True))
+            ready = job.check()
+            began = time.perf_counter()
+            job.run(ready)
+            taken[side] = time.perf_counter() - began
+        if turn:
+            ratios.append(taken["on"] / taken["off"])
+            print(
+                f"batch: {BATCH_ROWS / taken['off']:,.0f}/s without, {BATCH_ROWS / taken['on']:,.0f}/s with", flush=True
+            )
+    return ratios
+
+
 def drain(settings: QueueSettings, registry: str, log: str | None) -> float:
     """Seconds for the backlog; with the log, until all of it is in files."""
     queue = open_queue(settings)
@@ -219,7 +255,7 @@ def main() -> None:
     """Prints the medians."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--arms", nargs="+", default=["online", "streaming"])
+    parser.add_argument("--arms", nargs="+", default=["online", "streaming", "batch"])
     parser.add_argument("--serve", nargs=3)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -234,6 +270,8 @@ def main() -> None:
             found |= {"online": statistics.median(ratios), "online cpu": statistics.median(cpu)}
         if "streaming" in arguments.arms:
             found["streaming"] = statistics.median(streaming(folder, registry, arguments.rounds))
+        if "batch" in arguments.arms:
+            found["batch"] = statistics.median(batch(folder, registry, arguments.rounds))
         print(json.dumps({arm: f"{ratio - 1:+.1%}" for arm, ratio in found.items()}))
 
 

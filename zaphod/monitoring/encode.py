@@ -13,7 +13,7 @@ from zaphod import outputs
 from zaphod.columns import to_arrow
 from zaphod.monitoring.gather import Gathered, join_predictions, nullable
 from zaphod.monitoring.policy import Hasher, apply
-from zaphod.monitoring.record import Call, Origin, Status
+from zaphod.monitoring.record import Arm, Call, Origin, Status
 from zaphod.schema import LogPolicy
 
 LOG = "log"
@@ -75,8 +75,11 @@ class RecordEncoder:
         entities = gathered.entities.array()
         known = entities.is_valid()
         times = (np.array(gathered.times) * 1e6).astype(np.int64)
+        ids = pa.array(gathered.ids, pa.string())
+        if origin.arm == Arm.BATCH:
+            ids = ids.dictionary_encode()  # one for thousands of rows
         table: dict[str, pa.Array] = {
-            "call": _repeated(pa.array(gathered.ids, pa.string()), np.array(gathered.id_counts), total),
+            "call": _repeated(ids, np.array(gathered.id_counts), total),
             "row": nullable(gathered.rows, pa.int64()),
             "time": pa.array(np.repeat(times, counts)).cast(_TIME),
             "arm": constant(origin.arm, total),

@@ -83,7 +83,8 @@ class SegmentWriter(Generic[ItemT]):
         self._waiting = 0
         self._written = 0
         self._dropped = 0
-        self._num_flushes = 0
+        # Rows that were taken in, and of those the ones that are in a file or lost.
+        self._handed = self._done = 0
         self._stopping = False
         self._hurry = threading.Event()
         self._name = f"{time.time_ns():020d}-{os.urandom(4).hex()}"
@@ -100,6 +101,7 @@ class SegmentWriter(Generic[ItemT]):
             if waiting and waiting + num_rows > self._max_rows and not self._make_room(num_rows):
                 return False
             self._waiting += num_rows
+            self._handed += num_rows
             self._items.append(item)
             if len(self._items) >= _PORTION_ITEMS:
                 self._gather()
@@ -114,9 +116,8 @@ class SegmentWriter(Generic[ItemT]):
         """Returns when all that was handed over before is in files; False when that took longer."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
-            # The flush that runs now may have begun before the newest item came: the one after it has it.
-            target = self._num_flushes + 2
-            while self._waiting and self._num_flushes < target:
+            goal = self._handed
+            while self._done < goal:
                 self._hurry.set()
                 if time.monotonic() >= deadline:
                     return False
@@ -149,9 +150,6 @@ class SegmentWriter(Generic[ItemT]):
                 self._gather()
             if stopping or hurry or time.monotonic() >= due or self._encoded >= self._settings.segment_rows:
                 due = time.monotonic() + (self._settings.flush_s if self._publish() else self._retry_s)
-                with self._changed:
-                    self._num_flushes += 1
-                    self._changed.notify_all()
             if stopping and not self._items:
                 return
             self._hurry.wait(_TICK_S)
@@ -168,6 +166,7 @@ class SegmentWriter(Generic[ItemT]):
             # Neither the log nor whoever serves may fail because of one call: they are counted and the next go on.
             _log.exception("cannot log some predictions")
             self._waiting -= num_rows
+            self._done += num_rows
             self._dropped += num_rows
         else:
             self._encoded += num_rows
@@ -209,6 +208,7 @@ class SegmentWriter(Generic[ItemT]):
     def _free(self, num_rows: int, *, dropped: bool = False) -> None:
         with self._changed:
             self._waiting -= num_rows
+            self._done += num_rows
             if dropped:
                 self._dropped += num_rows
             else:
