@@ -67,7 +67,7 @@ def columnar() -> list[bytes]:
             {"name": "count", "shape": [3], "datatype": "INT64", "parameters": {"binary_data_size": 24}},
         ]
     }
-    raw = np.arange(6, dtype="<f8").tobytes()
+    raw = np.arange(3, dtype="<f8").tobytes() + np.arange(3, dtype="<i8").tobytes()
     csv = f"amount,balance,count,kind\n1,,2,{CANARY}\n".encode()
     return [stream.getvalue(), plain.getvalue(), packed.getvalue(), json.dumps(header).encode() + raw, csv]
 
