@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from tests.conftest import Server
+from tests.conftest import Server, wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -92,11 +92,13 @@ def test_calls_are_counted(server: Server, client: triton.InferenceServerClient)
     with pytest.raises(triton.InferenceServerException):
         client.infer("regressor", tensors(amount=np.array([1.0])))
 
-    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    seen: set[str] = set()
 
-    mine = [line for line in lines if "zaphod_requests_total" in line and 'protocol="grpc"' in line]
-    mine = [line for line in mine if 'model="regressor"' in line]
-    assert {outcome for outcome in ("ok", "unprocessable") if any(outcome in line for line in mine)} == {
-        "ok",
-        "unprocessable",
-    }
+    def counted() -> bool:
+        # Each look is answered by one replica of perhaps several.
+        for line in httpx.get(f"{server.url}/metrics").text.splitlines():
+            if "zaphod_requests_total" in line and 'protocol="grpc"' in line and 'model="regressor"' in line:
+                seen.update(outcome for outcome in ("ok", "unprocessable") if f'outcome="{outcome}"' in line)
+        return seen == {"ok", "unprocessable"}
+
+    wait_for(counted, what="both outcomes")
