@@ -145,12 +145,15 @@ class ShadowWorker:
         self._finish()
 
     def _serve(self) -> None:
-        while self._calls and not self._stop.is_set():
+        """What waits now. What comes meanwhile waits for the next time: a portion of one costs as much as of many."""
+        left = len(self._calls)
+        while left > 0 and self._calls and not self._stop.is_set():
             if self._process is None and not self._start():
                 return
             portion: list[Call] = []
             while self._calls and len(portion) < _PORTION_CALLS:
                 portion.append(self._calls.popleft())
+            left -= len(portion)
             num_rows = sum(call.num_rows for call in portion)
             with self._lock:
                 self._waiting -= num_rows
