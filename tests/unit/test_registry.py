@@ -157,6 +157,8 @@ from zaphod.errors import RegistryConflictError
 from zaphod.registry import Registry
 
 registry = Registry.open(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
 for i in range(40):
     try:
         registry.set_alias("m", alias="champion", version=i % 3 + 1, action="promote", why=sys.argv[2])
@@ -173,7 +175,17 @@ def test_racing_processes_lose_no_change(folder: Registry) -> None:
         folder.publish("m", FILES)
     command = [sys.executable, "-c", RACE, folder.uri]
 
-    racers = [subprocess.Popen([*command, str(i)], cwd=ROOT, stdout=subprocess.PIPE, text=True) for i in range(3)]
+    racers = [
+        subprocess.Popen([*command, str(i)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for i in range(3)
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
     said = [racer.communicate(timeout=60)[0].split() for racer in racers]
 
     assert [racer.returncode for racer in racers] == [0, 0, 0]
