@@ -168,7 +168,7 @@ class Launcher:
             "--no-monitor", "--include-log-monitor=false",
             "--disable-usage-stats",
             # Takes submitted jobs; on its default port only one cluster of a machine could.
-            f"--dashboard-agent-listen-port={machine.free_port(machine.RAY_HOST)}",
+            f"--dashboard-agent-listen-port={machine.free_port()}",
         ]  # fmt: skip
         done = subprocess.run(  # noqa: S603  # our own command
             command, env=self._environ, cwd=self._launch.home, capture_output=True, text=True, start_new_session=True

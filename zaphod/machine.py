@@ -136,12 +136,17 @@ def end_marked(run_dir: Path) -> list[str]:
     return _end_all(lambda mark: mark == str(run_dir))
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port() -> int:
+    """A port that was free on all addresses a moment ago.
+
+    Below those that the system gives to outgoing connections: one of them could take it before it is listened on. And
+    apart from Ray's own ranges, workers from 10,002 and replicas from 30,000.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
 
 
 def check_port(host: str, port: int, *, setting: str) -> None:

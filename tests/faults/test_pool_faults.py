@@ -135,7 +135,7 @@ def ray_environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
     command = [
         str(Path(sys.executable).parent / "ray"), "start", "--head", f"--node-ip-address={machine.RAY_HOST}",
         f"--port={port}", "--include-dashboard=false", f"--ray-client-server-port={machine.free_port()}",
-        f"--dashboard-agent-listen-port={machine.free_port(machine.RAY_HOST)}",
+        f"--dashboard-agent-listen-port={machine.free_port()}",
     ]  # fmt: skip
     subprocess.run(command, env=environ, check=True, capture_output=True, timeout=100, start_new_session=True)
     yield home, {**os.environ, **ray_env, "RAY_ADDRESS": f"{machine.RAY_HOST}:{port}"}

@@ -82,7 +82,11 @@ def test_serve_run_starts_its_own_ray(tmp_path: Path, registry: Registry, enviro
 
     assert process.poll() is None, log.read_text(errors="replace")
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=60)
+    try:
+        process.wait(timeout=60)
+    except subprocess.TimeoutExpired:  # Ray's own command; on a busy machine it may want to be told again
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
 
 
 def test_serve_deploy_on_a_running_cluster(tmp_path: Path, registry: Registry, environ: dict[str, str]) -> None:
@@ -92,7 +96,7 @@ def test_serve_deploy_on_a_running_cluster(tmp_path: Path, registry: Registry, e
     start = [
         script("ray"), "start", "--head", f"--node-ip-address={machine.RAY_HOST}", f"--port={machine.free_port()}",
         f"--dashboard-port={dashboard}", f"--ray-client-server-port={machine.free_port()}",
-        f"--dashboard-agent-listen-port={machine.free_port(machine.RAY_HOST)}",
+        f"--dashboard-agent-listen-port={machine.free_port()}",
     ]  # fmt: skip
     subprocess.run(start, env=environ, cwd=tmp_path, check=True, capture_output=True, timeout=100)
 

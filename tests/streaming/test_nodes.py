@@ -37,11 +37,11 @@ def nodes(tmp_path: Path) -> Iterator[tuple[Path, Path, dict[str, str]]]:
     head = [
         *ray, "--head", f"--port={port}", "--include-dashboard=false",
         f"--ray-client-server-port={machine.free_port()}",
-        f"--dashboard-agent-listen-port={machine.free_port(machine.RAY_HOST)}",
+        f"--dashboard-agent-listen-port={machine.free_port()}",
     ]  # fmt: skip
     other = [
         *ray, f"--address={machine.RAY_HOST}:{port}",
-        f"--dashboard-agent-listen-port={machine.free_port(machine.RAY_HOST)}",
+        f"--dashboard-agent-listen-port={machine.free_port()}",
     ]  # fmt: skip
     marks = tmp_path / "node1", tmp_path / "node2"
     for command, mark in zip((head, other), marks, strict=True):
