@@ -174,6 +174,12 @@ def test_too_many_rejects_end_with_code_two(tmp_path: Path, registry: Registry, 
     assert not (tmp_path / "output" / "runs").exists()
 
 
+def submit_job(command: list[str], *, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`ray job submit`, until the job has ended."""
+    environ = {**os.environ, **load_ray_env(ROOT / "configs/ray.env")}
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, cwd=cwd)
+
+
 def test_beside_a_server_and_submitted_to_it(tmp_path: Path, registry: Registry, server: Server) -> None:
     """From the server's home the job joins its Ray; `ray job submit` takes paths from that home too."""
     for name in ("beside", "submitted"):
@@ -192,14 +198,22 @@ def test_beside_a_server_and_submitted_to_it(tmp_path: Path, registry: Registry,
     running = machine.read_run_file(server.home / "var" / "run")
     assert running is not None
     submit = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", running.dashboard]
-    submitted = subprocess.run(
-        [*submit, "--working-dir", str(working_copy), "--", sys.executable, "-m", "batch", "--config", "batch.yaml"],
-        env={**os.environ, **load_ray_env(ROOT / "configs/ray.env")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=tmp_path,
-    )
+    command = [
+        *submit,
+        "--working-dir",
+        str(working_copy),
+        "--",
+        sys.executable,
+        "-m",
+        "batch",
+        "--config",
+        "batch.yaml",
+    ]
+    submitted = submit_job(command, cwd=tmp_path)
+    if (
+        "RuntimeEnvSetupError" in submitted.stdout
+    ):  # Ray has lost the working folder it was given, as it does now and then
+        submitted = submit_job(command, cwd=tmp_path)
 
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     assert "rows in 600  out 600  rejected 0" in submitted.stdout
