@@ -113,7 +113,7 @@ def measure(home: Path, settings: StreamingSettings, *, kills: int, swaps: int, 
     queue = open_queue(settings.queue)
     registry = Registry.open(settings.registry)
     watch = Watch(settings.queue)
-    threads = [threading.Thread(target=target) for target in (watch.read, watch.look)]
+    threads = [threading.Thread(target=target, daemon=True) for target in (watch.read, watch.look)]
     with (home / "pool.log").open("ab") as log:
         pool = subprocess.Popen([*command, "--config", str(config)], cwd=ROOT, env=environ, stdout=log, stderr=log)
     producer = None

@@ -50,7 +50,7 @@ class Ramp:
 
     def run(self, stages: Sequence[tuple[float, float]], count_replicas: Callable[[], int]) -> None:
         """stages: rate and seconds of each."""
-        threads = [threading.Thread(target=self._call) for _ in range(NUM_CALLERS)]
+        threads = [threading.Thread(target=self._call, daemon=True) for _ in range(NUM_CALLERS)]
         for thread in threads:
             thread.start()
         due, looked = self.began, 0.0

@@ -259,9 +259,9 @@ class Scorer:
         while not self._stopping.wait(self._lease_s / 3):
             try:
                 self._consumer.renew()
-            except QueueUnavailableError:
+            except QueueUnavailableError as error:
                 if not failing:
-                    _log.warning("cannot renew the leases; the fence keeps a late commit out")
+                    _log.warning("cannot renew the leases; the fence keeps a late commit out: %s", error.message)
                 failing = True
             else:
                 failing = False

@@ -100,7 +100,7 @@ class Reader:
         self._home = home
         self._expected = set(expected) | {"manifest.json"}
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._look)
+        self._thread = threading.Thread(target=self._look, daemon=True)
         self.looks = 0
         self.halves: list[set[str]] = []
 

@@ -153,7 +153,9 @@ class Traffic:
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def __enter__(self) -> Traffic:
-        self._threads = [threading.Thread(target=target) for target in (self._request, self._request, self._stream)]
+        self._threads = [
+            threading.Thread(target=target, daemon=True) for target in (self._request, self._request, self._stream)
+        ]
         for thread in self._threads:
             thread.start()
         return self

@@ -87,7 +87,7 @@ def test_the_loser_of_a_race_is_told(registry: Registry) -> None:
         except (RegistryConflictError, ConfigError):
             outcomes.append("told")
 
-    threads = [threading.Thread(target=race) for _ in range(4)]
+    threads = [threading.Thread(target=race, daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -167,7 +167,7 @@ def test_two_watchers_act_once(registry: Registry, tmp_path: Path) -> None:
         ends.append(end or watcher.step(may_promote=True, on_look=lambda _: None))
         watcher.close()
 
-    threads = [threading.Thread(target=watch_once) for _ in range(2)]
+    threads = [threading.Thread(target=watch_once, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -247,7 +247,7 @@ def test_a_breach_is_rolled_back_within_ten_seconds(registry: Registry, tmp_path
         )  # fmt: skip
         ends.append(end)
 
-    thread = threading.Thread(target=keep_watch)
+    thread = threading.Thread(target=keep_watch, daemon=True)
     thread.start()
     wait_for(lambda: len(looks) > 0, what="the first look")
 

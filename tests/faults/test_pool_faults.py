@@ -175,7 +175,7 @@ def test_nothing_is_lost_doubled_or_out_of_order(
     rng = random.Random(SEED)
     run = Run(tmp_path, home, config, environ, models, broker if kind == "redis" else None, rng)
     traffic = Traffic(settings, random.Random(SEED + 1), rate=400)
-    producer = threading.Thread(target=traffic.run)
+    producer = threading.Thread(target=traffic.run, daemon=True)
     queue = patiently_opened(settings)
     run.start()
     wait_for(lambda: all(p.owner for p in queue.positions()), timeout_s=60, what="the pool at work")

@@ -50,7 +50,7 @@ class Callers:
     @contextmanager
     def calling(self, path: str, *, num_callers: int, pause_s: float = 0.002) -> Iterator[Callers]:
         """Asks for as long as the block lasts."""
-        threads = [threading.Thread(target=self._call, args=(path, pause_s)) for _ in range(num_callers)]
+        threads = [threading.Thread(target=self._call, args=(path, pause_s), daemon=True) for _ in range(num_callers)]
         for thread in threads:
             thread.start()
         try:

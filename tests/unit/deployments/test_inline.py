@@ -97,7 +97,7 @@ def running() -> Iterator[Running]:
     server = uvicorn.Server(config)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
         thread.start()
         wait_for(lambda: server.started)
         yield Running(listener.getsockname()[1], echo, shedding, reads)

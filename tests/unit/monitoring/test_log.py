@@ -220,7 +220,7 @@ def test_a_full_log_that_blocks_loses_nothing(tmp_path: Path) -> None:
     """With `block` the caller waits for room, and every record is written once."""
     storage = Unreachable(tmp_path)
     log = writer(storage, max_rows=10, when_full="block")
-    caller = threading.Thread(target=lambda: [log.put(answered(id=new_id())) for _ in range(8)])
+    caller = threading.Thread(target=lambda: [log.put(answered(id=new_id())) for _ in range(8)], daemon=True)
     caller.start()
     wait_for(lambda: log.counts.waiting == 10, what="a full queue")
     assert caller.is_alive()

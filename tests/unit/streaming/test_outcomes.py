@@ -39,7 +39,7 @@ def test_outcomes_are_taken_and_bad_ones_set_aside(tmp_path: Path, *, stop_early
 
     def consume(until: int) -> None:
         consumer = OutcomeConsumer(queue, log, lease_s=5.0)
-        thread = threading.Thread(target=consumer.run)
+        thread = threading.Thread(target=consumer.run, daemon=True)
         thread.start()
         wait_for(lambda: sum(p.next_offset for p in queue.positions()) == until, timeout_s=10, what="all taken")
         consumer.stop()
