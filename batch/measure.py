@@ -152,13 +152,9 @@ def _shape(schema: Schema, written: pa.Schema) -> Shape:
     needed = "value" if shape.kind is Kind.REGRESSION else "label"
     if needed not in written.names:
         raise ConfigError(f"Cannot measure without the output `{needed}`. Add it to columns.")
-    if shape.has_scores and not set(_probabilities(schema)) <= set(written.names):
+    if shape.has_scores and not set(schema.output.probability_names) <= set(written.names):
         return Shape(kind=shape.kind, has_scores=False, num_outputs=shape.num_outputs)
     return shape
-
-
-def _probabilities(schema: Schema) -> list[str]:
-    return [f"probability_{label}" for label in schema.output.classes]
 
 
 def _measurable(table: pa.Table, actual: NDArray[np.float64], counts: _Counts) -> NDArray[np.int64]:
@@ -180,7 +176,7 @@ def _answers(shape: Shape, schema: Schema, rows: pa.Table, *, prefix: str) -> An
     labels = read_truth(rows, targets=(f"{prefix}label",), output=schema.output)[:, 0]
     if not shape.has_scores:
         return Answers(labels=labels)
-    scores = np.stack([rows.column(f"{prefix}{name}").to_numpy() for name in _probabilities(schema)], axis=1)
+    scores = np.stack([rows.column(f"{prefix}{name}").to_numpy() for name in schema.output.probability_names], axis=1)
     return Answers(labels=labels, scores=scores[:, 1] if shape.kind is Kind.BINARY else scores)
 
 

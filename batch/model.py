@@ -71,11 +71,17 @@ def joint_schema(champion: Schema, challenger: Schema | None) -> Schema:
         return champion
     if challenger.output != champion.output:
         raise ConfigError(
-            f"Cannot compare with the challenger: it gives {challenger.output.task} of "
-            f"{list(challenger.output.classes or challenger.output.targets)}, the champion {champion.output.task} of "
-            f"{list(champion.output.classes or champion.output.targets)}. Name another."
+            f"Cannot compare with the challenger: it gives {challenger.output.task} of {_given(challenger)}, the "
+            f"champion {champion.output.task} of {_given(champion)}. Name another."
         )
     more = tuple(
         msgspec.structs.replace(field, nullable=True) for field in challenger.fields if field.name not in champion.names
     )
     return Schema(fields=(*champion.fields, *more), output=champion.output)
+
+
+def _given(schema: Schema) -> str:
+    output = schema.output
+    if output.target_classes:
+        return str({target: list(one) for target, one in zip(output.targets, output.target_classes, strict=True)})
+    return str(list(output.classes or output.targets))

@@ -172,8 +172,7 @@ def check_inputs(
 def _check_names(ask: Ask, settings: BatchSettings, keep: Sequence[str]) -> None:
     """Raises: ConfigError for columns that collide, and for a truth that the task has no use for."""
     output = ask.champion.schema.output
-    made = {"label", "value", "score", *(f"value_{target}" for target in output.targets)}
-    made |= {f"probability_{label}" for label in output.classes}
+    made = {"label", "value", "score", *output.label_names, *output.value_names, *output.probability_names}
     taken = {
         *made,
         "model_version",

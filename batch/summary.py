@@ -123,7 +123,8 @@ def agreement_of(champion: Predictions, challenger: Predictions) -> Agreement:
     rows = len(next(part for part in (champion.labels, champion.values) if part is not None))
     same = 0
     if champion.labels is not None and challenger.labels is not None:
-        same = int((champion.labels == challenger.labels).sum())
+        # Of several targets a row is the same where all its labels are.
+        same = int((champion.labels == challenger.labels).reshape(rows, -1).all(axis=1).sum()) if rows else 0
     pairs = ((champion.probabilities, challenger.probabilities), (champion.values, challenger.values))
     for one, other in pairs:
         if one is not None and other is not None:
@@ -203,12 +204,9 @@ def _sum(name: str, values: NDArray[np.float64]) -> ColumnSum:
 def _outputs(schema: Schema, predictions: Predictions) -> Iterable[tuple[str, NDArray[np.float64]]]:
     """Numbers that the model gave, under the names they have in the predictions."""
     if predictions.probabilities is not None:
-        for i, label in enumerate(schema.output.classes):
-            yield f"probability_{label}", predictions.probabilities[:, i]
+        yield from zip(schema.output.probability_names, predictions.probabilities.T, strict=True)
     if predictions.values is not None:
-        several = len(schema.output.targets) > 1
-        for i, target in enumerate(schema.output.targets):
-            yield f"value_{target}" if several else "value", predictions.values[:, i]
+        yield from zip(schema.output.value_names, predictions.values.T, strict=True)
     if predictions.scores is not None:
         yield "score", predictions.scores
 

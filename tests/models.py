@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pandas as pd
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor, RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -13,6 +14,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from zaphod import trust
 from zaphod.bundle import SKOPS
+from zaphod.inference import infer_schema
 from zaphod.packaging import package
 from zaphod.registry import CHAMPION, Registry
 
@@ -60,6 +62,20 @@ def publish(registry: Registry) -> None:
     for name, (model, y) in targets.items():
         packaged = package(pipeline(model).fit(X, y), name=name, sample=X, registry=registry, nullable=NULLABLE)
         registry.set_alias(name, alias=CHAMPION, version=packaged.version, action="promote", why="test model")
+
+
+def publish_several(registry: Registry) -> None:
+    """Packages `several`, a classifier of the targets `risk` and `again`, and makes it a champion."""
+    X = table(400, seed=1)
+    signal = X["amount"] / 30 + X["count"] / 5
+    risk = np.array(["low", "mid", "high"], dtype=object)[np.digitize(signal, np.quantile(signal, [0.3, 0.6]))]
+    again = np.where(X["kind"].eq("a"), "yes", "no").astype(object)
+    model = pipeline(RandomForestClassifier(5, max_depth=5, random_state=0)).fit(X, np.column_stack([risk, again]))
+    inferred = infer_schema(model, X, nullable=NULLABLE)
+    output = msgspec.structs.replace(inferred.output, targets=("risk", "again"))
+    schema = msgspec.structs.replace(inferred, output=output)
+    packaged = package(model, name="several", sample=X, registry=registry, schema=schema)
+    registry.set_alias("several", alias=CHAMPION, version=packaged.version, action="promote", why="test model")
 
 
 def load_estimator(registry: Registry, name: str) -> Pipeline:

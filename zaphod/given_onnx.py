@@ -30,7 +30,8 @@ _STRING = "tensor(string)"
 class GivenOnnxPredictor:
     """Feeds one tensor of all numbers in schema order, or one column for each field by name, whichever the model takes.
 
-    A classifier's first output is the label, its second the probabilities, as a tensor or as maps.
+    A classifier's first output is the label, its second the probabilities, as a tensor or as maps; of several targets
+    one tensor a target, or one tensor for all.
     """
 
     engine = "onnx"
@@ -51,8 +52,12 @@ class GivenOnnxPredictor:
             raise PredictionError(f"Cannot predict: ONNX Runtime raised {type(error).__name__}.") from error
         output = self._schema.output
         match output.task:
-            case Task.CLASSIFICATION if output.has_probabilities:
-                return Predictions(labels=_flat(results[0]), probabilities=_probabilities(results[1], output))
+            case Task.CLASSIFICATION:
+                labels = _flat(results[0])
+                if output.target_classes:
+                    labels = labels.reshape(columns.num_rows, len(output.targets))
+                probabilities = _probabilities(results[1], output) if output.has_probabilities else None
+                return Predictions(labels=labels, probabilities=probabilities)
             case Task.REGRESSION:
                 values = np.asarray(results[0], dtype=np.float64).reshape(columns.num_rows, len(output.targets))
                 return Predictions(values=values)
@@ -150,7 +155,7 @@ def infer_onnx_output(model: bytes, fields: tuple[Field, ...]) -> Output:
         width = first.shape[1] if len(first.shape) == 2 and isinstance(first.shape[1], int) else 1
         targets = ("target",) if width == 1 else tuple(f"target_{i}" for i in range(width))
         return Output(task=Task.REGRESSION, targets=targets)
-    classes = _map_classes(model, fields) if len(outputs) > 1 and outputs[1].type.startswith("seq") else ()
+    classes = _map_classes(model, fields) if len(outputs) > 1 and outputs[1].type.startswith("seq(map") else ()
     if not classes:
         raise PackagingError(
             "Cannot tell the classes of the ONNX model: its probabilities have no names. Give a schema with `output`."
@@ -189,6 +194,10 @@ def _flat(labels: Any) -> NDArray[np.generic]:  # whatever ONNX Runtime gave
 
 
 def _probabilities(result: Any, output: Output) -> NDArray[np.float64]:
+    if output.target_classes:
+        # One tensor a target, as a sequence or stacked, or all of them side by side.
+        parts = result if isinstance(result, list) or np.ndim(result) == 3 else [result]
+        return np.concatenate(list(parts), axis=1).astype(np.float64, copy=False)
     if isinstance(result, list):
         return np.array([[row[label] for label in output.classes] for row in result], dtype=np.float64)
     return np.asarray(result, dtype=np.float64)

@@ -64,19 +64,10 @@ def _infer_field(column: pd.Series, *, nullable: bool) -> Field:
 def _infer_output(estimator: BaseEstimator, sample: pd.DataFrame) -> Output:
     head = sample.head(5)
     if is_classifier(estimator):
-        classes = np.asarray(estimator.classes_).tolist()
-        if classes and isinstance(classes[0], list):
-            raise PackagingError(
-                "Cannot package a multi-output classifier: one label a row is served. Package one each."
-            )
-        return Output(
-            task=Task.CLASSIFICATION, classes=tuple(classes), has_probabilities=hasattr(estimator, "predict_proba")
-        )
+        return _infer_classes(estimator, head)
     if is_regressor(estimator):
         values = np.asarray(estimator.predict(head))
-        num_targets = 1 if values.ndim == 1 else values.shape[1]
-        names = ("target",) if num_targets == 1 else tuple(f"target_{i}" for i in range(num_targets))
-        return Output(task=Task.REGRESSION, targets=names)
+        return Output(task=Task.REGRESSION, targets=_target_names(1 if values.ndim == 1 else values.shape[1]))
     if is_outlier_detector(estimator):
         return Output(task=Task.OUTLIER)
     if is_clusterer(estimator):
@@ -84,3 +75,30 @@ def _infer_output(estimator: BaseEstimator, sample: pd.DataFrame) -> Output:
     raise PackagingError(
         f"Cannot package {type(estimator).__name__}: it is no classifier, regressor, outlier detector or clusterer."
     )
+
+
+def _infer_classes(estimator: BaseEstimator, head: pd.DataFrame) -> Output:
+    has_probabilities = hasattr(estimator, "predict_proba")
+    labels = estimator.predict(head)
+    num_targets = 1 if np.ndim(labels) == 1 else labels.shape[1]
+    classes = estimator.classes_
+    is_by_target = isinstance(classes, list) and np.ndim(classes[0]) > 0
+    if not (is_by_target or num_targets > 1):
+        return Output(
+            task=Task.CLASSIFICATION, classes=tuple(np.asarray(classes).tolist()), has_probabilities=has_probabilities
+        )
+    # Where labels are given as flags, `classes_` counts the targets.
+    given = classes if is_by_target else [np.array([0, 1])] * num_targets
+    by_target = tuple(tuple(np.asarray(one).tolist()) for one in given)
+    if num_targets == 1:
+        return Output(task=Task.CLASSIFICATION, classes=by_target[0], has_probabilities=has_probabilities)
+    return Output(
+        task=Task.CLASSIFICATION,
+        targets=_target_names(num_targets),
+        target_classes=by_target,
+        has_probabilities=has_probabilities,
+    )
+
+
+def _target_names(num_targets: int) -> tuple[str, ...]:
+    return ("target",) if num_targets == 1 else tuple(f"target_{i}" for i in range(num_targets))

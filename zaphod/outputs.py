@@ -3,61 +3,92 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import msgspec
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from zaphod.predictor import Predictions
-from zaphod.schema import Schema
+from zaphod.schema import Output, Schema
 
 JsonScalar: TypeAlias = int | float | bool | str | None
-PredictionRow: TypeAlias = dict[str, "JsonScalar | dict[str, JsonScalar]"]
+ByName: TypeAlias = "dict[str, JsonScalar]"
+PredictionRow: TypeAlias = "dict[str, JsonScalar | ByName | dict[str, ByName]]"
 
 
 def to_rows(schema: Schema, predictions: Predictions) -> list[PredictionRow]:
-    """One dict a row, what the task has: `label`, `probabilities` by class, `value` (`values` by target), `score`."""
-    parts: list[list[tuple[str, JsonScalar | dict[str, JsonScalar]]]] = []
+    """One dict a row, what the task has: `label`, `probabilities` by class, `value`, `score`.
+
+    Of several targets `labels`, `probabilities` and `values`, each by target.
+    """
+    output = schema.output
+    several = len(output.targets) > 1
+    parts: list[Iterable[tuple[str, JsonScalar | ByName | dict[str, ByName]]]] = []
     if predictions.labels is not None:
-        parts.append([("label", label) for label in predictions.labels.tolist()])
-    if predictions.probabilities is not None:
-        classes = [str(label) for label in schema.output.classes]
-        parts.append(
-            [("probabilities", dict(zip(classes, row, strict=True))) for row in predictions.probabilities.tolist()]
-        )
-    if predictions.values is not None:
-        targets = schema.output.targets
-        if len(targets) == 1:
-            parts.append([("value", row[0]) for row in predictions.values.tolist()])
+        if several:
+            parts.append(
+                [("labels", dict(zip(output.targets, row, strict=True))) for row in predictions.labels.tolist()]
+            )
         else:
-            parts.append([("values", dict(zip(targets, row, strict=True))) for row in predictions.values.tolist()])
+            parts.append([("label", label) for label in predictions.labels.tolist()])
+    if predictions.probabilities is not None:
+        by_target = [
+            [dict(zip(map(str, classes), row, strict=True)) for row in part.tolist()]
+            for classes, part in zip(output.classes_by_target, split(output, predictions.probabilities), strict=True)
+        ]
+        if several:
+            rows = zip(*by_target, strict=True)
+            parts.append([("probabilities", dict(zip(output.targets, row, strict=True))) for row in rows])
+        else:
+            parts.append([("probabilities", row) for row in by_target[0]])
+    if predictions.values is not None:
+        if several:
+            parts.append(
+                [("values", dict(zip(output.targets, row, strict=True))) for row in predictions.values.tolist()]
+            )
+        else:
+            parts.append([("value", row[0]) for row in predictions.values.tolist()])
     if predictions.scores is not None:
         parts.append([("score", score) for score in predictions.scores.tolist()])
     return [dict(row) for row in zip(*parts, strict=True)]
+
+
+def split(output: Output, probabilities: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """The probabilities of each target, shape (n_rows, n_classes) each."""
+    ends = itertools.accumulate(len(classes) for classes in output.classes_by_target)
+    return [probabilities[:, end - len(c) : end] for end, c in zip(ends, output.classes_by_target, strict=True)]
 
 
 class RowWriter:
     """What `to_rows` gives, as structs generated from the schema: the same JSON, several times sooner."""
 
     def __init__(self, schema: Schema) -> None:
+        self._output = schema.output
         self._single = len(schema.output.targets) == 1
-        self._probabilities = _struct("Probabilities", [str(label) for label in schema.output.classes])
-        self._values = _struct("Values", list(schema.output.targets))
+        self._probabilities = [
+            _struct("Probabilities", [str(label) for label in classes]) for classes in schema.output.classes_by_target
+        ]
+        self._by_target = _struct("Targets", list(schema.output.targets))
         self._rows: dict[tuple[str, ...], type[msgspec.Struct]] = {}
 
     def rows(self, predictions: Predictions) -> list[msgspec.Struct]:
         """One struct a row, for msgspec's encoder."""
         parts: dict[str, Iterable[object]] = {}
         if predictions.labels is not None:
-            parts["label"] = predictions.labels.tolist()
+            if self._single:
+                parts["label"] = predictions.labels.tolist()
+            else:
+                parts["labels"] = itertools.starmap(self._by_target, predictions.labels.tolist())
         if predictions.probabilities is not None:
-            parts["probabilities"] = itertools.starmap(self._probabilities, predictions.probabilities.tolist())
+            parts["probabilities"] = self._probabilities_of(predictions.probabilities)
         if predictions.values is not None:
             if self._single:
                 parts["value"] = predictions.values[:, 0].tolist()
             else:
-                parts["values"] = itertools.starmap(self._values, predictions.values.tolist())
+                parts["values"] = itertools.starmap(self._by_target, predictions.values.tolist())
         if predictions.scores is not None:
             parts["score"] = predictions.scores.tolist()
         names = tuple(parts)
@@ -65,6 +96,13 @@ class RowWriter:
         if row is None:
             row = self._rows[names] = msgspec.defstruct("Row", names, gc=False)
         return list(map(row, *parts.values()))
+
+    def _probabilities_of(self, probabilities: NDArray[np.float64]) -> Iterable[object]:
+        if self._single:
+            return itertools.starmap(self._probabilities[0], probabilities.tolist())
+        parts = split(self._output, probabilities)
+        made = [itertools.starmap(one, part.tolist()) for one, part in zip(self._probabilities, parts, strict=True)]
+        return map(self._by_target, *made)
 
 
 def _struct(name: str, fields: Sequence[str]) -> Callable[..., object]:
@@ -77,17 +115,25 @@ def _struct(name: str, fields: Sequence[str]) -> Callable[..., object]:
 
 
 def to_arrow(schema: Schema, predictions: Predictions) -> pa.Table:
-    """Columns `label`, `probability_<class>`, `value` (or `value_<target>`), `score`: what the task has."""
-    arrays: dict[str, pa.Array] = {}
+    """Columns `label`, `probability_<class>`, `value`, `score`: what the task has.
+
+    Of several targets `label_<target>`, `probability_<target>_<class>`, `value_<target>`.
+    """
+    return pa.table({name: pa.array(values) for name, values in columns_of(schema.output, predictions)})
+
+
+def columns_of(output: Output, predictions: Predictions) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """The columns of `to_arrow`, shape (n_rows,) each."""
     if predictions.labels is not None:
-        arrays["label"] = pa.array(predictions.labels)
+        yield from zip(output.label_names, label_columns(predictions.labels), strict=True)
     if predictions.probabilities is not None:
-        for i, label in enumerate(schema.output.classes):
-            arrays[f"probability_{label}"] = pa.array(predictions.probabilities[:, i])
+        yield from zip(output.probability_names, predictions.probabilities.T, strict=True)
     if predictions.values is not None:
-        targets = schema.output.targets
-        for i, target in enumerate(targets):
-            arrays["value" if len(targets) == 1 else f"value_{target}"] = pa.array(predictions.values[:, i])
+        yield from zip(output.value_names, predictions.values.T, strict=True)
     if predictions.scores is not None:
-        arrays["score"] = pa.array(predictions.scores)
-    return pa.table(arrays)
+        yield "score", predictions.scores
+
+
+def label_columns(labels: NDArray[np.generic]) -> Iterable[NDArray[np.generic]]:
+    """The labels of each target, shape (n_rows,) each."""
+    return (labels,) if labels.ndim == 1 else labels.T

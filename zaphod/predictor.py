@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zaphod.columns import Columns
+from zaphod.schema import Output
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +17,10 @@ class Predictions:
     """What a model says about n_rows rows, in their order. What the task does not have is None.
 
     labels: shape (n_rows,), the dtype of the estimator's classes (int64, float64, bool or object of str): classifiers,
-        outlier detectors (1 inlier, -1 outlier), clusterers (cluster number).
-    probabilities: float64, shape (n_rows, n_classes), rows sum to 1, columns as `schema.output.classes`.
+        outlier detectors (1 inlier, -1 outlier), clusterers (cluster number); of a classifier of several targets
+        (n_rows, n_targets).
+    probabilities: float64, shape (n_rows, n_classes), rows sum to 1, columns as `schema.output.classes`; of several
+        targets side by side, as `schema.output.target_classes`.
     values: float64, shape (n_rows, n_targets): regressors.
     scores: float64, shape (n_rows,): outlier detectors (lower is more abnormal).
     """
@@ -31,6 +34,13 @@ class Predictions:
     def num_rows(self) -> int:
         parts = (self.labels, self.probabilities, self.values, self.scores)
         return next((len(part) for part in parts if part is not None), 0)
+
+
+def label_dtype(output: Output) -> np.dtype[np.generic]:
+    """Of a classifier's labels: that of its classes where they are of one type, else object."""
+    labels = [label for classes in output.classes_by_target for label in classes]
+    kinds = set(map(type, labels))
+    return np.array(labels).dtype if len(kinds) == 1 and kinds != {str} else np.dtype(object)
 
 
 class Predictor(Protocol):

@@ -6,6 +6,7 @@ import enum
 import functools
 import re
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
@@ -15,6 +16,9 @@ from zaphod.errors import ConfigError
 MAX_EXACT_INT = 2**53
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+Label: TypeAlias = int | float | bool | str
 
 
 class DType(enum.StrEnum):
@@ -81,13 +85,41 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What the model gives.
 
     `classes` are a classifier's labels in the order of its probabilities. `targets` names the outputs
-    of a model that predicts several at once; one name otherwise.
+    of a model that predicts several at once; one name otherwise. A classifier of several has `target_classes`
+    instead of `classes`: the labels of each target.
     """
 
     task: Task
-    classes: tuple[int | float | bool | str, ...] = ()
+    classes: tuple[Label, ...] = ()
     has_probabilities: bool = False
     targets: tuple[str, ...] = ("target",)
+    target_classes: tuple[tuple[Label, ...], ...] = ()
+
+    @property
+    def classes_by_target(self) -> tuple[tuple[Label, ...], ...]:
+        """Of a classifier: as `target_classes`, also where there is one target."""
+        return self.target_classes or (self.classes,)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """What labels are called in tables: `label`, of several targets `label_<target>`."""
+        return self._names("label")
+
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """What a regressor's values are called in tables: `value`, of several targets `value_<target>`."""
+        return self._names("value")
+
+    @property
+    def probability_names(self) -> tuple[str, ...]:
+        """What the columns of probabilities are called: `probability_<class>` or `probability_<target>_<class>`."""
+        if not self.target_classes:
+            return tuple(f"probability_{label}" for label in self.classes)
+        pairs = zip(self.targets, self.target_classes, strict=True)
+        return tuple(f"probability_{target}_{label}" for target, classes in pairs for label in classes)
+
+    def _names(self, what: str) -> tuple[str, ...]:
+        return (what,) if len(self.targets) == 1 else tuple(f"{what}_{target}" for target in self.targets)
 
 
 class Schema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
@@ -105,6 +137,7 @@ class Schema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ConfigError(f"Expected field names that differ, got {doubles} twice - at schema.fields")
         for field in self.fields:
             _check_field(field)
+        _check_output(self.output)
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -145,6 +178,30 @@ def _check_field(field: Field) -> None:
         raise ConfigError(f"Expected minimum <= maximum, got {field.minimum} > {field.maximum} - {where}")
     if field.default is not None and field.is_string != isinstance(field.default, str):
         raise ConfigError(f"Expected a default of dtype {field.dtype}, got {type(field.default).__name__} - {where}")
+
+
+def _check_output(output: Output) -> None:
+    num_targets = len(output.targets)
+    if output.task is not Task.CLASSIFICATION:
+        if output.target_classes:
+            raise ConfigError(f"Expected no target_classes for {output.task}, got some - at schema.output")
+        return
+    if num_targets == 1 and not output.target_classes:
+        return
+    if (
+        output.classes
+        or num_targets == 1
+        or len(output.target_classes) != num_targets
+        or not all(output.target_classes)
+    ):
+        raise ConfigError(
+            f"Expected target_classes instead of classes, for each of several targets, got {num_targets} targets and "
+            f"classes of {len(output.target_classes)} - at schema.output"
+        )
+    names = [*output.label_names, *output.probability_names]
+    doubles = sorted({name for name in names if names.count(name) > 1})
+    if doubles:
+        raise ConfigError(f"Expected outputs of different names, got {doubles} twice - at schema.output.targets")
 
 
 def check_name(name: str, *, what: str = "model name") -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
 from zaphod.columns import Columns
 from zaphod.errors import PredictionError
-from zaphod.predictor import Predictions
-from zaphod.schema import DType, Field, Schema, Task
+from zaphod.predictor import Predictions, label_dtype
+from zaphod.schema import DType, Field, Output, Schema, Task
 
 
 class SklearnPredictor:
@@ -32,17 +35,40 @@ class SklearnPredictor:
     def _predict(self, frame: pd.DataFrame) -> Predictions:
         estimator, output = self._estimator, self._schema.output
         match output.task:
+            case Task.CLASSIFICATION if output.target_classes:
+                probabilities = _by_target(estimator.predict_proba(frame)) if output.has_probabilities else None
+                return Predictions(labels=_labels(estimator.predict(frame), output), probabilities=probabilities)
             case Task.CLASSIFICATION if output.has_probabilities:
-                probabilities = np.asarray(estimator.predict_proba(frame), dtype=np.float64)
-                return Predictions(labels=np.asarray(estimator.predict(frame)), probabilities=probabilities)
+                shares = estimator.predict_proba(frame)
+                # A model of several targets that was fitted on one gives a list of one.
+                probabilities = np.asarray(shares[0] if isinstance(shares, list) else shares, dtype=np.float64)
+                return Predictions(labels=_flat(estimator.predict(frame)), probabilities=probabilities)
             case Task.CLASSIFICATION | Task.CLUSTERING:
-                return Predictions(labels=np.asarray(estimator.predict(frame)))
+                return Predictions(labels=_flat(estimator.predict(frame)))
             case Task.REGRESSION:
                 values = np.asarray(estimator.predict(frame), dtype=np.float64)
                 return Predictions(values=values.reshape(len(frame), len(output.targets)))
             case Task.OUTLIER:
                 scores = np.asarray(estimator.decision_function(frame), dtype=np.float64).reshape(-1)
                 return Predictions(labels=np.asarray(estimator.predict(frame)), scores=scores)
+
+
+def _flat(labels: ArrayLike) -> NDArray[np.generic]:
+    return np.asarray(labels).reshape(-1)
+
+
+def _labels(given: Any, output: Output) -> NDArray[np.generic]:  # an array, perhaps a sparse one
+    """In the type of the classes: chains give them as floats."""
+    labels = np.asarray(given.toarray() if hasattr(given, "toarray") else given)
+    return labels.astype(label_dtype(output), copy=False)
+
+
+def _by_target(given: Any) -> NDArray[np.float64]:  # a list of arrays or an array
+    """Side by side. Where each target has one number a row, it is the chance of 1, and the rest the chance of 0."""
+    if isinstance(given, list):
+        return np.concatenate(given, axis=1).astype(np.float64, copy=False)
+    positive = np.asarray(given, dtype=np.float64)
+    return np.stack([1.0 - positive, positive], axis=2).reshape(len(positive), -1)
 
 
 def to_frame(schema: Schema, columns: Columns) -> pd.DataFrame:

@@ -56,4 +56,6 @@ def _predicts(schema: Schema) -> str:
     if output.classes:
         shown = ", ".join(str(label) for label in output.classes[:4])
         return f"{output.task}: {shown}{' …' if len(output.classes) > 4 else ''}"
+    if output.target_classes:
+        return f"{output.task} of {', '.join(output.targets)}"
     return str(output.task)

@@ -265,6 +265,13 @@ def _field(field: Field) -> Document:
 def _prediction(schema: Schema) -> Document:
     properties: Document = {}
     match schema.output.task:
+        case Task.CLASSIFICATION if schema.output.target_classes:
+            pairs = list(zip(schema.output.targets, schema.output.target_classes, strict=True))
+            labels: Document = {target: {"enum": list(classes)} for target, classes in pairs}
+            properties["labels"] = _object(labels, required=list(labels))
+            if schema.output.has_probabilities:
+                shares: Document = {"type": "object", "additionalProperties": _RESULT}
+                properties["probabilities"] = {"type": "object", "additionalProperties": shares}
         case Task.CLASSIFICATION:
             properties["label"] = {"enum": list(schema.output.classes)}
             if schema.output.has_probabilities:

@@ -113,7 +113,7 @@ class MLflow:
             document["predictions"] = (values[:, 0] if values.shape[1] == 1 else values).tolist()
         if predictions.probabilities is not None:
             document["probabilities"] = predictions.probabilities.tolist()
-            document["classes"] = snapshot.schema.output.classes
+            document["classes"] = snapshot.schema.output.target_classes or snapshot.schema.output.classes
         if predictions.scores is not None:
             document["scores"] = predictions.scores.tolist()
         document |= {"model": stamp.model, "version": stamp.version, "variant": stamp.variant}

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from deployments.protocols.tables import check_num_rows, from_whole_table
 from zaphod.columns import Columns
 from zaphod.errors import DecodeError, InvalidInputError, SchemaMismatchError
-from zaphod.outputs import JsonScalar
+from zaphod.outputs import JsonScalar, label_columns, split
 from zaphod.predictor import Predictions
 from zaphod.schema import MAX_EXACT_INT, DType, Field, Schema, Task
+from zaphod.schema import Output as ModelOutput
 from zaphod.served import Scored, Snapshot
 
 BYTES = "BYTES"
@@ -129,7 +130,7 @@ def to_columns(snapshot: Snapshot, tensors: Sequence[Tensor], *, max_rows: int) 
 
 
 def to_outputs(schema: Schema, scored: Scored, *, names: Sequence[str] = (), frame: bool = False) -> list[Output]:
-    """What the task has: `label`, `probabilities`, `value` (or one per target), `score`.
+    """What the task has: `label`, `probabilities`, `value` (each with `_<target>` where there are several), `score`.
 
     frame: one tensor of shape [n, 1] a column, as the DataFrame convention wants it, with `probability_<class>`.
     names: which outputs, in this order, as `check_names` lets them pass; none means all.
@@ -149,8 +150,10 @@ def check_names(schema: Schema, names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
         raise InvalidInputError("Expected outputs of different names, got one twice - at `outputs`")
     known = {name for name, _, _ in describe_outputs(schema)} | {"version", "variant"}
+    if schema.output.has_probabilities:
+        known |= set(schema.output.probability_names)
     if "probabilities" in known:
-        known |= {"predict_proba", *(f"probability_{label}" for label in schema.output.classes)}
+        known |= {"predict_proba"}
     if known & {"label", "value"}:
         known.add("predict")
     if not known.issuperset(names):
@@ -163,11 +166,13 @@ def describe_outputs(schema: Schema) -> list[tuple[str, str, list[int]]]:
     output = schema.output
     match output.task:
         case Task.CLASSIFICATION:
-            shapes.append(("label", _label_type(output.classes), [-1]))
+            by_target = output.classes_by_target
+            shapes += [(name, _label_type(one), [-1]) for name, one in zip(output.label_names, by_target, strict=True)]
             if output.has_probabilities:
-                shapes.append(("probabilities", "FP64", [-1, len(output.classes)]))
+                names = _probabilities_names(output)
+                shapes += [(name, "FP64", [-1, len(one)]) for name, one in zip(names, by_target, strict=True)]
         case Task.REGRESSION:
-            shapes += [(name, "FP64", [-1]) for name in _value_names(schema)]
+            shapes += [(name, "FP64", [-1]) for name in output.value_names]
         case Task.OUTLIER:
             shapes += [("label", "INT64", [-1]), ("score", "FP64", [-1])]
         case Task.CLUSTERING:
@@ -266,20 +271,23 @@ def _array(tensor: Tensor, field: Field) -> pa.Array:
 
 
 def _outputs(schema: Schema, predictions: Predictions, *, frame: bool) -> Iterable[Output]:
+    output = schema.output
     if predictions.labels is not None:
-        datatype = _label_type(schema.output.classes) if schema.output.task is Task.CLASSIFICATION else "INT64"
-        yield _column("label", datatype, predictions.labels, frame=frame)
+        by_target, columns = output.classes_by_target, label_columns(predictions.labels)
+        for name, classes, labels in zip(output.label_names, by_target, columns, strict=True):
+            datatype = _label_type(classes) if output.task is Task.CLASSIFICATION else "INT64"
+            yield _column(name, datatype, labels, frame=frame)
     if predictions.probabilities is not None:
-        probabilities = predictions.probabilities
         if frame:
-            for i, label in enumerate(schema.output.classes):
-                yield _column(f"probability_{label}", "FP64", probabilities[:, i], frame=True)
+            for name, column in zip(output.probability_names, predictions.probabilities.T, strict=True):
+                yield _column(name, "FP64", column, frame=True)
         else:
-            shape = (probabilities.shape[0], probabilities.shape[1])
-            yield Output("probabilities", "FP64", shape, probabilities.reshape(-1))
+            parts = split(output, predictions.probabilities)
+            for name, part in zip(_probabilities_names(output), parts, strict=True):
+                yield Output(name, "FP64", (part.shape[0], part.shape[1]), part.reshape(-1))
     if predictions.values is not None:
-        for i, name in enumerate(_value_names(schema)):
-            yield _column(name, "FP64", predictions.values[:, i], frame=frame)
+        for name, values in zip(output.value_names, predictions.values.T, strict=True):
+            yield _column(name, "FP64", values, frame=frame)
     if predictions.scores is not None:
         yield _column("score", "FP64", predictions.scores, frame=frame)
 
@@ -295,9 +303,10 @@ def _column(name: str, datatype: str, values: NDArray[np.generic], *, frame: boo
     return Output(name, datatype, shape, values)
 
 
-def _value_names(schema: Schema) -> list[str]:
-    targets = schema.output.targets
-    return ["value"] if len(targets) == 1 else [f"value_{target}" for target in targets]
+def _probabilities_names(output: ModelOutput) -> list[str]:
+    """One tensor a target."""
+    targets = output.targets
+    return ["probabilities"] if len(targets) == 1 else [f"probabilities_{target}" for target in targets]
 
 
 def _label_type(classes: Sequence[object]) -> str:

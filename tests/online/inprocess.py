@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,12 +34,11 @@ def make_app(
     keys: Path | None = None,
     scoring: Scoring | None = None,
     predictions: str | None = None,
+    models: Sequence[str] = ("binary", "multiclass", "regressor"),
 ) -> OnlineApp:
-    """The three test models behind every protocol. predictions: output of a batch job."""
+    """Test models behind every protocol. predictions: output of a batch job."""
     limits = limits or Limits()
-    catalogue = Catalogue(
-        {name: ServedModel.open(registry, f"{name}@champion") for name in ("binary", "multiclass", "regressor")}
-    )
+    catalogue = Catalogue({name: ServedModel.open(registry, f"{name}@champion") for name in models})
     return OnlineApp(
         catalogue,
         protocols=every_protocol(catalogue, limits=limits),

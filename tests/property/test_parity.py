@@ -19,6 +19,7 @@ from sklearn import (
     discriminant_analysis,
     ensemble,
     linear_model,
+    multioutput,
     naive_bayes,
     neural_network,
     preprocessing,
@@ -104,6 +105,16 @@ MODELS = (
     ensemble.VotingClassifier([("a", tree.DecisionTreeClassifier(max_depth=2)), ("b", naive_bayes.GaussianNB())]),
     calibration.CalibratedClassifierCV(tree.DecisionTreeClassifier(max_depth=3, random_state=0), cv=2),
 )
+# Of two targets at once.
+SEVERAL = (
+    tree.DecisionTreeClassifier(random_state=0),
+    ensemble.RandomForestClassifier(6, min_samples_leaf=2, random_state=0),
+    multioutput.MultiOutputClassifier(linear_model.LogisticRegression(max_iter=50)),
+    multioutput.MultiOutputClassifier(ensemble.HistGradientBoostingClassifier(max_iter=3, min_samples_leaf=3)),
+    multioutput.ClassifierChain(tree.DecisionTreeClassifier(max_depth=3, random_state=0), order=[1, 0]),
+    neural_network.MLPClassifier((4,), max_iter=5, random_state=0),
+)
+FLAGS = (multioutput.ClassifierChain, neural_network.MLPClassifier)
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,7 @@ recipes = st.builds(
     numbers=st.integers(0, len(NUMBER_STEPS) - 1),
     strings=st.integers(0, len(STRING_STEPS) - 1),
     wholes=st.integers(0, len(WHOLE_STEPS) - 1),
-    model=st.integers(0, len(MODELS) - 1),
+    model=st.integers(0, len(MODELS) + len(SEVERAL) - 1),
     impute=st.booleans(),
     num_classes=st.integers(2, 4),
     seed=st.integers(0, 5),
@@ -164,7 +175,7 @@ def pipeline(recipe: Recipe) -> Pipeline:
         ],
         sparse_threshold=0.0,
     )
-    return Pipeline([("columns", columns), ("model", clone(MODELS[recipe.model]))])
+    return Pipeline([("columns", columns), ("model", clone((*MODELS, *SEVERAL)[recipe.model]))])
 
 
 def clone_step(step: BaseEstimator | str) -> BaseEstimator | str:
@@ -176,6 +187,11 @@ def target(recipe: Recipe, frame: pd.DataFrame) -> np.ndarray:
     """A number or a class that has to do with the rows."""
     rng = np.random.default_rng(recipe.seed)
     signal = frame["whole"] + frame["tied"].fillna(2.0) + (frame["colour"] == "red") + rng.normal(0.0, 0.5, len(frame))
+    if recipe.model >= len(MODELS):
+        flags = np.column_stack([signal > signal.median(), frame["flag"]])
+        if isinstance(SEVERAL[recipe.model - len(MODELS)], FLAGS):
+            return flags.astype(int)
+        return np.column_stack([np.where(flags[:, 0], "w", "x"), np.array(["x", "y", "z"])[flags.sum(axis=1)]])
     if is_regressor(MODELS[recipe.model]):
         return (signal - signal.min()).to_numpy()
     edges = np.quantile(signal, np.linspace(0, 1, recipe.num_classes + 1)[1:-1])

@@ -14,11 +14,16 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
+import skl2onnx
 import skops.io
 from onnx import TensorProto, helper
+from scipy.sparse import csr_matrix
 from sklearn.datasets import load_iris, make_regression
-from sklearn.ensemble import IsolationForest
+from sklearn.ensemble import IsolationForest, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
@@ -26,8 +31,10 @@ from tests.cli import Zaphod
 from zaphod.bundle import Manifest
 from zaphod.columns import from_table
 from zaphod.errors import ModelLoadError, PackagingError
+from zaphod.inference import infer_fields
 from zaphod.packaging import package, package_onnx, sample_columns
 from zaphod.registry import Registry
+from zaphod.schema import Output, Schema, Task
 from zaphod.sources import load_source
 
 
@@ -252,6 +259,89 @@ def test_multi_output_regression_and_outliers(registry: Registry) -> None:
         assert (predictions.values is not None) == (made is two)
         assert (predictions.scores is not None) == (made is odd)
     assert registry.load("two", 1).schema.output.targets == ("target_0", "target_1")
+
+
+def test_a_classifier_of_several_targets(registry: Registry, zaphod: Zaphod) -> None:
+    """Labels and probabilities of each target, whichever engine; the gate refuses it with a reason."""
+    X = make_regression(n_samples=80, n_features=3, random_state=0)[0]
+    frame = pd.DataFrame(X, columns=["a", "b", "c"])
+    Y = np.column_stack([np.where(X[:, 0] > 0, "up", "down"), np.digitize(X[:, 1], [-1, 1]).astype(str)]).astype(object)
+    engines = {"forest": RandomForestClassifier(3, random_state=0), "neighbours": KNeighborsClassifier(3)}
+    for name, model in engines.items():
+        made = package(model.fit(frame, Y), name=name, sample=frame, registry=registry)
+        bundle = registry.load(name, 1)
+        predictions = bundle.load_predictor().predict(sample_columns(bundle.schema, frame))
+
+        assert made.engine == ("onnx" if name == "forest" else "sklearn")
+        assert bundle.schema.output.target_classes == (("down", "up"), ("0", "1", "2"))
+        assert predictions.labels is not None
+        assert predictions.labels.tolist() == model.predict(frame).tolist()
+        np.testing.assert_array_equal(predictions.probabilities, np.hstack(model.predict_proba(frame)))
+    assert "search tree" in made.reason
+
+    shown = zaphod("inspect", "forest@1", "--registry", registry.uri)
+    assert "target_0 (down, up); target_1 (0, 1, 2)" in shown.stdout
+
+
+def test_labels_as_flags_have_the_chance_of_each(registry: Registry) -> None:
+    """Where scikit-learn gives one probability a label, both classes have theirs; sparse labels are read as well."""
+    X = make_regression(n_samples=80, n_features=3, random_state=0)[0]
+    frame = pd.DataFrame(X, columns=["a", "b", "c"])
+    flags = (X[:, :2] > 0).astype(int)
+    dense, sparse = (OneVsRestClassifier(LogisticRegression()).fit(frame, y) for y in (flags, csr_matrix(flags)))
+    for name, model in (("dense", dense), ("sparse", sparse)):
+        package(model, name=name, sample=frame, registry=registry)
+        bundle = registry.load(name, 1)
+        for predictor in (bundle.load_predictor(), bundle.load_reference()):
+            predictions = predictor.predict(sample_columns(bundle.schema, frame))
+
+            assert bundle.schema.output.target_classes == ((0, 1), (0, 1))
+            assert predictions.labels is not None
+            assert predictions.labels.tolist() == dense.predict(frame).tolist()
+            assert predictions.probabilities is not None
+            np.testing.assert_allclose(predictions.probabilities[:, 1::2], dense.predict_proba(frame), rtol=1e-12)
+            np.testing.assert_allclose(predictions.probabilities[:, ::2] + predictions.probabilities[:, 1::2], 1.0)
+
+
+def test_one_target_given_as_a_table_is_one_target(registry: Registry) -> None:
+    """A model of several that was fitted on one gives plain labels."""
+    X = make_regression(n_samples=60, n_features=2, random_state=0)[0]
+    frame = pd.DataFrame(X, columns=["a", "b"])
+    model = MultiOutputClassifier(LogisticRegression()).fit(frame, (X[:, :1] > 0).astype(int))
+
+    made = package(model, name="one", sample=frame, registry=registry)
+
+    bundle = registry.load("one", 1)
+    assert (made.engine, bundle.schema.output.classes) == ("onnx", (0, 1))
+    for predictor in (bundle.load_predictor(), bundle.load_reference()):
+        predictions = predictor.predict(sample_columns(bundle.schema, frame))
+        assert predictions.labels is not None
+        assert predictions.labels.shape == (60,)
+        np.testing.assert_allclose(predictions.probabilities, model.predict_proba(frame)[0], rtol=1e-12)
+
+
+def test_a_given_model_of_several_targets(registry: Registry) -> None:
+    """A ready ONNX model of several targets is served by a schema that names their classes."""
+    X = make_regression(n_samples=60, n_features=2, random_state=0)[0].astype(np.float32)
+    frame = pd.DataFrame(X, columns=["a", "b"])
+    Y = np.column_stack([X[:, 0] > 0, X[:, 1] > 0.5, X[:, 1] > X[:, 0]]).astype(int)
+    model = RandomForestClassifier(3, max_depth=3, random_state=0).fit(X, Y)
+    given = skl2onnx.to_onnx(model, X[:1], options={"zipmap": False}).SerializeToString()
+    output = Output(
+        task=Task.CLASSIFICATION, targets=("p", "q", "r"), target_classes=((0, 1),) * 3, has_probabilities=True
+    )
+
+    with pytest.raises(PackagingError, match="Cannot tell the classes"):
+        package_onnx(given, name="given", sample=frame, registry=registry)
+    package_onnx(
+        given, name="given", sample=frame, registry=registry, schema=Schema(fields=infer_fields(frame), output=output)
+    )
+
+    bundle = registry.load("given", 1)
+    predictions = bundle.load_predictor().predict(sample_columns(bundle.schema, frame))
+    assert predictions.labels is not None
+    assert predictions.labels.tolist() == model.predict(X).tolist()
+    np.testing.assert_allclose(predictions.probabilities, np.hstack(model.predict_proba(X)), atol=1e-6)
 
 
 def test_the_command_from_a_file_to_a_champion_and_back(

@@ -158,6 +158,9 @@ def _show_schema(console: Console, schema: Schema) -> None:
     console.print(table)
     output = schema.output
     what = ", ".join(str(label) for label in output.classes) or ", ".join(output.targets)
+    if output.target_classes:
+        pairs = zip(output.targets, output.target_classes, strict=True)
+        what = "; ".join(f"{target} ({', '.join(str(label) for label in classes)})" for target, classes in pairs)
     console.print(f"gives      {output.task}: {what}", highlight=False)
 
 

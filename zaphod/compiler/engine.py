@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from zaphod.columns import Columns
 from zaphod.compiler.codes import Coder, decode_metadata
 from zaphod.errors import ModelLoadError, PredictionError
-from zaphod.predictor import Predictions
-from zaphod.schema import Schema, Task
+from zaphod.predictor import Predictions, label_dtype
+from zaphod.schema import Output, Schema, Task
 
 
 class OnnxPredictor:
@@ -50,7 +50,8 @@ class OnnxPredictor:
         self._refused_nulls = list(encoding.refused_nulls)
         self._allowed = [(i, frozenset(numbers), np.array(numbers)) for i, numbers in encoding.allowed_numbers]
         # Only a classifier's labels are positions; other labels are what they are.
-        self._classes = _classes(schema) if schema.output.task is Task.CLASSIFICATION else None
+        self._classes = _classes(schema.output) if schema.output.task is Task.CLASSIFICATION else None
+        self._targets = np.arange(len(schema.output.targets))
         self._has_label = "label" in self._outputs
         self._rest = next((name for name in self._outputs if name != "label"), None)
         self._any_row = np.zeros((1, self._num_inputs))
@@ -72,9 +73,11 @@ class OnnxPredictor:
     def _answers(self, results: list[NDArray[Any]]) -> Predictions:
         labels = None
         if self._has_label:
-            labels = results[0].reshape(-1)
-            if self._classes is not None:
-                labels = self._classes[labels]
+            if self._classes is None or self._classes.ndim == 1:
+                labels = results[0].reshape(-1)
+                labels = labels if self._classes is None else self._classes[labels]
+            else:
+                labels = self._classes[self._targets, results[0]]
         match self._rest:
             case "probabilities":
                 return Predictions(labels=labels, probabilities=results[-1])
@@ -148,6 +151,11 @@ def _refused(what: str) -> PredictionError:
     return PredictionError(f"Cannot predict: the estimator refuses a {what} that it has no answer for.")
 
 
-def _classes(schema: Schema) -> NDArray[np.generic]:
-    classes = schema.output.classes
-    return np.array(classes, dtype=object if isinstance(classes[0], str) else None)
+def _classes(output: Output) -> NDArray[np.generic]:
+    """By position; of several targets by target and position, where the shorter ones are filled up."""
+    if not output.target_classes:
+        classes = output.classes
+        return np.array(classes, dtype=object if isinstance(classes[0], str) else None)
+    longest = max(map(len, output.target_classes))
+    filled = [(*classes, *classes[-1:] * (longest - len(classes))) for classes in output.target_classes]
+    return np.array(filled, dtype=label_dtype(output))

@@ -29,14 +29,23 @@ from sklearn.model_selection import (
     TunedThresholdClassifierCV,
 )
 from sklearn.multiclass import OneVsRestClassifier
-from sklearn.multioutput import MultiOutputRegressor, RegressorChain
+from sklearn.multioutput import ClassifierChain, MultiOutputClassifier, MultiOutputRegressor, RegressorChain
 
 from zaphod.compiler import NotCompilable
 from zaphod.compiler.features import Computed, Features, concatenate, from_tensor
 from zaphod.compiler.forests import TREE_CLASSIFIERS, TREE_REGRESSORS, class_shares, means, read_tree
 from zaphod.compiler.graph import Graph
 from zaphod.compiler.inverses import invert
-from zaphod.compiler.linear import complete, first_largest, last_column, share_out, sigmoid_of_negative
+from zaphod.compiler.linear import (
+    complete,
+    complete_each,
+    first_largest,
+    flags,
+    last_column,
+    share_out,
+    side_by_side,
+    sigmoid_of_negative,
+)
 from zaphod.compiler.scope import Estimator, PredictConverter, Prediction, Scope
 from zaphod.compiler.steps import Interpolate, to_double
 from zaphod.compiler.trees import sum_numbers, sum_trees, sum_vectors
@@ -131,6 +140,8 @@ def _stack(model: Estimator, features: Features, scope: Scope) -> Features:
 
 
 def _stack_classifiers(model: StackingClassifier, features: Features, scope: Scope) -> Prediction:
+    if isinstance(model.classes_, list):
+        raise NotCompilable("StackingClassifier of several labels a row has no converter")
     # The labels were encoded: the final estimator's classes are positions already.
     return scope.predict(model.final_estimator_, _stack(model, features, scope))
 
@@ -280,7 +291,7 @@ def _calibrator(graph: Graph, response: str, calibrator: Estimator) -> str:
 def _one_against_rest(model: OneVsRestClassifier, features: Features, scope: Scope) -> Prediction:
     graph = scope.graph
     if model.multilabel_:
-        raise NotCompilable("OneVsRestClassifier with several labels a row has no converter")
+        return _each_for_itself(model, features, scope)
     if len(model.estimators_) == 1:
         return _one_of_two(model.estimators_[0], features, scope)
     members = [scope.predict(member, features) for member in model.estimators_]
@@ -304,6 +315,23 @@ def _one_against_rest(model: OneVsRestClassifier, features: Features, scope: Sco
     return Prediction(label=label, decision=stacked, probabilities=graph.add("Div", shares, whole))
 
 
+def _each_for_itself(model: OneVsRestClassifier, features: Features, scope: Scope) -> Prediction:
+    """A flag for each label."""
+    graph = scope.graph
+    members = [scope.predict(member, features) for member in model.estimators_]
+    pairs = list(zip(members, model.estimators_, strict=True))
+    has_decision = hasattr(model.estimators_[0], "decision_function")
+    scores = [
+        _wanted(done.decision, member, "a decision") if has_decision else _positive(graph, done, member)
+        for done, member in pairs
+    ]
+    label = flags(graph, side_by_side(graph, scores), above=0.0 if has_decision else 0.5)
+    if not hasattr(model, "predict_proba"):
+        return Prediction(label=label)
+    shares = side_by_side(graph, [_positive(graph, done, member) for done, member in pairs])
+    return Prediction(label=label, probabilities=complete_each(graph, shares, len(pairs)))
+
+
 def _one_of_two(member: Estimator, features: Features, scope: Scope) -> Prediction:
     graph = scope.graph
     done = scope.predict(member, features)
@@ -321,8 +349,52 @@ def _positive(graph: Graph, done: Prediction, member: Estimator) -> str:
 
 
 def _side_by_side(model: MultiOutputRegressor, features: Features, scope: Scope) -> Prediction:
-    values = [_value(member, features, scope) for member in model.estimators_]
-    return Prediction(value=values[0] if len(values) == 1 else scope.graph.add("Concat", *values, axis=1))
+    return Prediction(
+        value=side_by_side(scope.graph, [_value(member, features, scope) for member in model.estimators_])
+    )
+
+
+def _classify_side_by_side(model: MultiOutputClassifier, features: Features, scope: Scope) -> Prediction:
+    graph = scope.graph
+    members = [scope.predict(member, features) for member in model.estimators_]
+    labels = [
+        graph.add("Reshape", _wanted(done.label, member, "a label"), np.array([-1, 1]))
+        for done, member in zip(members, model.estimators_, strict=True)
+    ]
+    shares = [done.probabilities for done in members if done.probabilities is not None]
+    return Prediction(
+        label=side_by_side(graph, labels),
+        probabilities=side_by_side(graph, shares) if len(shares) == len(members) else None,
+    )
+
+
+def _classify_chain(model: ClassifierChain, features: Features, scope: Scope) -> Prediction:
+    """Each member sees what those before it said."""
+    graph, order = scope.graph, np.argsort(model.order_)
+    seen = features.nameless()
+    labels: list[str] = []
+    shares: list[str] = []
+    for member in model.estimators_:
+        done = scope.predict(member, seen)
+        label = graph.add("Reshape", _wanted(done.label, member, "a label"), np.array([-1, 1]))
+        labels.append(label)
+        if hasattr(model, "predict_proba"):
+            shares.append(_positive(graph, done, member))
+        match model.chain_method_:
+            case "predict":
+                said = graph.add("Gather", np.asarray(member.classes_, dtype=np.float64), label, axis=0)
+            case "predict_proba":
+                said = _positive(graph, done, member)
+            case "decision_function":
+                said = _wanted(done.decision, member, "a decision")
+            case _:
+                raise NotCompilable(f"ClassifierChain by {model.chain_method_} has no converter")
+        seen = concatenate([seen, from_tensor(said, 1)])
+    label = side_by_side(graph, [labels[i] for i in order])
+    if not shares:
+        return Prediction(label=label)
+    positive = side_by_side(graph, [shares[i] for i in order])
+    return Prediction(label=label, probabilities=complete_each(graph, positive, len(shares)))
 
 
 def _chain(model: RegressorChain, features: Features, scope: Scope) -> Prediction:
@@ -331,8 +403,7 @@ def _chain(model: RegressorChain, features: Features, scope: Scope) -> Predictio
     for member in model.estimators_:
         values.append(_value(member, seen, scope))
         seen = concatenate([seen, from_tensor(values[-1], 1)])
-    in_order = [values[i] for i in np.argsort(model.order_)]
-    return Prediction(value=in_order[0] if len(in_order) == 1 else scope.graph.add("Concat", *in_order, axis=1))
+    return Prediction(value=side_by_side(scope.graph, [values[i] for i in np.argsort(model.order_)]))
 
 
 def _transform_target(model: TransformedTargetRegressor, features: Features, scope: Scope) -> Prediction:
@@ -378,6 +449,8 @@ def _threshold(model: Estimator, features: Features, scope: Scope) -> Prediction
 
 
 def _prior(model: DummyClassifier, features: Features, scope: Scope) -> Prediction:
+    if model.n_outputs_ > 1:
+        raise NotCompilable("DummyClassifier of several targets has no converter")
     if model.strategy not in ("prior", "most_frequent"):
         raise NotCompilable(f"DummyClassifier with strategy {model.strategy!r} has no converter")
     shares = np.asarray(model.class_prior_, dtype=np.float64)
@@ -409,6 +482,8 @@ PREDICTORS: dict[type, PredictConverter] = {
     AdaBoostRegressor: _boost_regressors,
     CalibratedClassifierCV: _calibrate,
     OneVsRestClassifier: _one_against_rest,
+    ClassifierChain: _classify_chain,
+    MultiOutputClassifier: _classify_side_by_side,
     MultiOutputRegressor: _side_by_side,
     RegressorChain: _chain,
     TransformedTargetRegressor: _transform_target,

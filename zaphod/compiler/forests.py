@@ -20,7 +20,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTre
 
 from zaphod.compiler import NotCompilable
 from zaphod.compiler.features import Features
-from zaphod.compiler.linear import binary_logistic, multinomial
+from zaphod.compiler.linear import binary_logistic, likeliest, multinomial
 from zaphod.compiler.scope import Estimator, PredictConverter, Prediction, Scope
 from zaphod.compiler.splits import Tree
 from zaphod.compiler.trees import constant_tree, sum_numbers, sum_trees, sum_vectors
@@ -53,10 +53,9 @@ def read_tree(
 
 
 def class_shares(tree: Estimator) -> NDArray[np.float64]:
-    """What `predict_proba` gives in each node, shape (num_nodes, num_classes). Raises: NotCompilable."""
-    if tree.n_outputs_ != 1:
-        raise NotCompilable("a tree with several outputs of classes has no converter")
-    return np.ascontiguousarray(tree.tree_.value[:, 0, : int(tree.n_classes_)])
+    """What `predict_proba` gives in each node, shape (num_nodes, num_classes); of several targets side by side."""
+    num_classes = np.atleast_1d(tree.n_classes_).tolist()
+    return np.concatenate([tree.tree_.value[:, i, :count] for i, count in enumerate(num_classes)], axis=1)
 
 
 def means(tree: Estimator) -> NDArray[np.float64]:
@@ -66,17 +65,18 @@ def means(tree: Estimator) -> NDArray[np.float64]:
 
 def _classify_tree(model: Estimator, features: Features, scope: Scope) -> Prediction:
     shares = sum_vectors(scope.graph, scope.inputs, features, [read_tree(model, class_shares(model))], float32=True)
-    return _by_probabilities(scope, shares)
+    return _by_probabilities(scope, shares, model)
 
 
 def _classify_forest(model: Estimator, features: Features, scope: Scope) -> Prediction:
     trees = [read_tree(tree, class_shares(tree)) for tree in model.estimators_]
     total = sum_vectors(scope.graph, scope.inputs, features, trees, float32=True)
-    return _by_probabilities(scope, scope.graph.add("Div", total, np.array(float(len(trees)))))
+    return _by_probabilities(scope, scope.graph.add("Div", total, np.array(float(len(trees)))), model)
 
 
-def _by_probabilities(scope: Scope, probabilities: str) -> Prediction:
-    return Prediction(label=scope.graph.add("ArgMax", probabilities, axis=1, keepdims=0), probabilities=probabilities)
+def _by_probabilities(scope: Scope, probabilities: str, model: Estimator) -> Prediction:
+    label = likeliest(scope.graph, probabilities, np.atleast_1d(model.n_classes_).tolist())
+    return Prediction(label=label, probabilities=probabilities)
 
 
 def _regress_tree(model: Estimator, features: Features, scope: Scope) -> Prediction:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.cross_decomposition import PLSRegression
@@ -75,6 +77,11 @@ def is_binary(model: Estimator) -> bool:
     return bool(weights(model)[0].shape[1] == 1)
 
 
+def is_multilabel(model: Estimator) -> bool:
+    """It gives a flag for each of several labels instead of one label."""
+    return str(model._label_binarizer.y_type_).startswith("multilabel")
+
+
 def binary_logistic(graph: Graph, both: str) -> Prediction:
     """both: [n, 2], z and -z. The label is 1 when z > 0: of equals, ArgMin takes the first."""
     return Prediction(
@@ -101,6 +108,35 @@ def multinomial(graph: Graph, decision: str) -> Prediction:
 def first_largest(graph: Graph, scores: str) -> str:
     """The column of each row's largest, [n]; the first of equals, as numpy's argmax."""
     return graph.add("ArgMax", scores, axis=1, keepdims=0)
+
+
+def likeliest(graph: Graph, probabilities: str, num_classes: Sequence[int]) -> str:
+    """The first largest among each target's probabilities, which stand side by side: [n], or [n, T] of several."""
+    if len(num_classes) == 1:
+        return first_largest(graph, probabilities)
+    ends = np.cumsum(num_classes).tolist()
+    parts = [
+        graph.add("Slice", probabilities, np.array([end - count]), np.array([end]), np.array([1]))
+        for end, count in zip(ends, num_classes, strict=True)
+    ]
+    return side_by_side(graph, [graph.add("ArgMax", part, axis=1, keepdims=1) for part in parts])
+
+
+def flags(graph: Graph, scores: str, *, above: float) -> str:
+    """1 where a score is above, else 0; int64, of the same shape."""
+    return graph.add("Where", graph.add("Greater", scores, np.array(above)), np.array([1]), np.array([0]))
+
+
+def side_by_side(graph: Graph, tensors: Sequence[str]) -> str:
+    """Of [n, …] each."""
+    return tensors[0] if len(tensors) == 1 else graph.add("Concat", *tensors, axis=1)
+
+
+def complete_each(graph: Graph, positive: str, num_targets: int) -> str:
+    """1 - p and p of each target from p, [n, T] to [n, 2 T]."""
+    spread = graph.add("Gather", positive, np.repeat(np.arange(num_targets), 2), axis=1)
+    negative = graph.add("Sub", np.array(1.0), spread)
+    return graph.add("Where", np.tile([True, False], num_targets), negative, spread)
 
 
 def first_column(graph: Graph, pair: str) -> str:
@@ -142,8 +178,9 @@ def _regress_generalised(model: Estimator, features: Features, scope: Scope) -> 
 
 
 def _separate(model: Estimator, features: Features, scope: Scope) -> Prediction:
-    if getattr(model, "classes_", None) is not None and np.ndim(model.classes_[0]):
-        raise NotCompilable(f"{type(model).__name__} with several labels a row has no converter")
+    if isinstance(model, RidgeClassifier | RidgeClassifierCV) and is_multilabel(model):
+        decision = dot(scope.graph, scope.inputs, features, *weights(model))
+        return Prediction(label=flags(scope.graph, decision, above=0.0), decision=decision)
     if is_binary(model):
         both = both_sides(model, features, scope)
         label = scope.graph.add("ArgMin", both, axis=1, keepdims=0)

@@ -8,16 +8,17 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from zaphod.compiler import NotCompilable
 from zaphod.compiler.features import Features, dot
 from zaphod.compiler.graph import Graph
-from zaphod.compiler.linear import complete, first_largest, sigmoid_of_negative
+from zaphod.compiler.linear import complete, complete_each, first_largest, flags, is_multilabel, sigmoid_of_negative
 from zaphod.compiler.scope import Estimator, PredictConverter, Prediction, Scope
 
 _OPS = {"relu": "Relu", "tanh": "Tanh"}
 
 
 def _classify(model: MLPClassifier, features: Features, scope: Scope) -> Prediction:
-    if np.ndim(model.classes_[0]) or (model.out_activation_ == "logistic" and model.n_outputs_ > 1):
-        raise NotCompilable("MLPClassifier with several labels a row has no converter")
     output = _forward(model, features, scope)
+    if is_multilabel(model):
+        probabilities = complete_each(scope.graph, output, model.n_outputs_)
+        return Prediction(label=flags(scope.graph, output, above=0.5), probabilities=probabilities)
     probabilities = complete(scope.graph, output) if model.n_outputs_ == 1 else output
     return Prediction(label=first_largest(scope.graph, probabilities), probabilities=probabilities)
 

@@ -22,6 +22,7 @@ class Prediction:
     label: int64 [n] or [n, 1]: a class's position in `classes_`; for others what `predict` returns.
     decision: `decision_function`, double [n, 1] where scikit-learn gives one number a row, else [n, C].
     probabilities: `predict_proba`, double [n, C]. value: a regressor's `predict`, double [n, T].
+    Of a classifier of several targets: label [n, T], probabilities side by side.
     """
 
     label: str | None = None

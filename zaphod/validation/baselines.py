@@ -71,8 +71,28 @@ class Linear:
         return Answers(values=values) if self.shape.kind is Kind.REGRESSION else _classify(self.shape, values)
 
 
-def fit_baselines(shape: Shape, sample: Sample) -> tuple[Dummy, Linear]:
-    """Both, fitted. With folds each fit leaves one fold out, to predict it later."""
+@dataclass(frozen=True, slots=True)
+class EachTarget:
+    """One baseline for each of several targets."""
+
+    parts: tuple[Baseline, ...]
+
+    def predict(self, columns: Columns, *, folds: NDArray[np.int64]) -> Answers:
+        answers = [part.predict(columns, folds=folds) for part in self.parts]
+        labels = np.stack([one.labels for one in answers if one.labels is not None], axis=1)
+        scores = [one.scores for one in answers if one.scores is not None]
+        return Answers(labels=labels, scores=np.concatenate(scores, axis=1) if scores else None)
+
+
+def fit_baselines(shape: Shape, sample: Sample) -> tuple[Baseline, Baseline]:
+    """A dummy and a linear one, fitted. With folds each fit leaves one fold out, to predict it later."""
+    if shape.kind is Kind.SEVERAL:
+        pairs = [
+            fit_baselines(one, Sample(columns=sample.columns, truth=sample.truth[:, i : i + 1], folds=sample.folds))
+            for i, one in enumerate(shape.by_target())
+        ]
+        dummies, linears = zip(*pairs, strict=True)
+        return EachTarget(dummies), EachTarget(linears)
     if shape.kind is Kind.REGRESSION:
         prior = sample.truth.mean(axis=0)
     else:

@@ -6,7 +6,7 @@ Sections as in Mitchell et al. 2019, Model Cards for Model Reporting, FAT*.
 from __future__ import annotations
 
 from zaphod.bundle import Bundle
-from zaphod.schema import Field, LogPolicy
+from zaphod.schema import Field, LogPolicy, Output
 from zaphod.validation.measured import Role
 from zaphod.validation.results import Validation
 from zaphod.validation.verdict import Status
@@ -36,7 +36,7 @@ def render_card(validation: Validation, bundle: Bundle) -> str:
 def _details(validation: Validation, bundle: Bundle) -> str:
     output = bundle.schema.output
     rows = [
-        ("task", f"{output.task}, {len(output.classes)} classes" if output.classes else str(output.task)),
+        ("task", _task(output)),
         ("engine", bundle.manifest.engine),
         ("packaged", bundle.manifest.created),
         ("source revision", bundle.manifest.source_revision or "unknown"),
@@ -46,6 +46,12 @@ def _details(validation: Validation, bundle: Bundle) -> str:
         ("validated", f"{validation.created}, zaphod {validation.zaphod_version}"),
     ]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]) + "\n"
+
+
+def _task(output: Output) -> str:
+    if output.target_classes:
+        return f"{output.task} of {len(output.targets)} targets"
+    return f"{output.task}, {len(output.classes)} classes" if output.classes else str(output.task)
 
 
 def _inputs(bundle: Bundle) -> str:

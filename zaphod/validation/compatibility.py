@@ -63,8 +63,9 @@ def _compare_outputs(old: Output, new: Output) -> list[SchemaChange]:
     changes: list[SchemaChange] = []
     if old.task is not new.task:
         changes.append(_change("output", f"{old.task} is now {new.task}", breaks=True))
-    if [(type(label), label) for label in old.classes] != [(type(label), label) for label in new.classes]:
-        gone = not {(type(label), label) for label in old.classes} <= {(type(label), label) for label in new.classes}
+    before, after = _typed_classes(old), _typed_classes(new)
+    if before != after:
+        gone = not set(before) <= set(after)
         what = "classes are missing or of another type" if gone else "other classes, or another order"
         changes.append(_change("output", what, breaks=True))
     if old.has_probabilities and not new.has_probabilities:
@@ -72,6 +73,12 @@ def _compare_outputs(old: Output, new: Output) -> list[SchemaChange]:
     if old.targets != new.targets:
         changes.append(_change("output", "other targets", breaks=True))
     return changes
+
+
+def _typed_classes(output: Output) -> list[tuple[int, type, object]]:
+    """1, 1.0 and true are equal, but not the same to a reader of JSON."""
+    by_target = enumerate(output.classes_by_target)
+    return [(target, type(label), label) for target, classes in by_target for label in classes]
 
 
 def _change(where: str, what: str, *, breaks: bool) -> SchemaChange:

@@ -161,7 +161,7 @@ def _slice_champion(facts: Facts) -> Check:
 
 def _calibration(calibration: Calibration | None, *, limit: float) -> Check:
     if calibration is None:
-        return _skipped("calibration", "the model gives no probabilities")
+        return _skipped("calibration", "the model does not give one probability a row")
     allowed = max(limit, calibration.ece_noise)
     detail = (
         f"expected calibration error {calibration.ece:.4f}, at most {limit:g} or chance ({calibration.ece_noise:.4f})"

@@ -36,6 +36,7 @@ ROC_AUC = Metric("roc_auc", "ROC AUC", higher_is_better=True)
 PR_AUC = Metric("pr_auc", "average precision", higher_is_better=True)
 LOG_LOSS = Metric("log_loss", "log loss", higher_is_better=False)
 BRIER = Metric("brier", "Brier score", higher_is_better=False)
+EXACT_MATCH = Metric("exact_match", "all labels right", higher_is_better=True)
 ACCURACY = Metric("accuracy", "accuracy", higher_is_better=True)
 F1 = Metric("f1", "F1", higher_is_better=True)
 MACRO_F1 = Metric("macro_f1", "macro F1", higher_is_better=True)
@@ -44,8 +45,6 @@ MAE = Metric("mae", "MAE", higher_is_better=False)
 RMSE = Metric("rmse", "RMSE", higher_is_better=False)
 R2 = Metric("r2", "R²", higher_is_better=True)
 MEDIAN_AE = Metric("median_ae", "median absolute error", higher_is_better=False)
-
-ALL = (ROC_AUC, PR_AUC, LOG_LOSS, BRIER, ACCURACY, F1, MACRO_F1, OVR_AUC, MAE, RMSE, R2, MEDIAN_AE)
 
 
 def metrics_of(shape: Shape) -> tuple[Metric, ...]:
@@ -61,6 +60,22 @@ def metrics_of(shape: Shape) -> tuple[Metric, ...]:
             return (RMSE, MAE, R2, MEDIAN_AE)
         case Kind.OUTLIER:
             return (ROC_AUC, PR_AUC, ACCURACY, F1)
+        case Kind.SEVERAL:
+            return (*_means_of(shape), EXACT_MATCH, *_metrics_by_target(shape))
+
+
+def _means_of(shape: Shape) -> tuple[Metric, ...]:
+    """Of several targets: what is the mean over them."""
+    return (LOG_LOSS, ACCURACY, MACRO_F1) if shape.has_scores else (ACCURACY, MACRO_F1)
+
+
+def _metrics_by_target(shape: Shape) -> tuple[Metric, ...]:
+    pairs = zip(shape.targets, shape.by_target(), strict=True)
+    return tuple(
+        Metric(f"{one.name}_{target}", f"{one.title} of {target}", higher_is_better=one.higher_is_better)
+        for target, part in pairs
+        for one in metrics_of(part)
+    )
 
 
 def evaluator(shape: Shape, truth: NDArray[np.float64], answers: Answers) -> Evaluate:
@@ -68,6 +83,8 @@ def evaluator(shape: Shape, truth: NDArray[np.float64], answers: Answers) -> Eva
     if shape.kind is Kind.REGRESSION:
         assert answers.values is not None
         return _regression(truth, answers.values)
+    if shape.kind is Kind.SEVERAL:
+        return _several(truth, answers, shape)
     assert answers.labels is not None
     codes, labels = truth[:, 0], answers.labels
     if shape.kind is Kind.MULTICLASS:
@@ -168,6 +185,30 @@ def _multiclass(
         return np.stack(parts, axis=1)
 
     return evaluate
+
+
+def _several(truth: NDArray[np.float64], answers: Answers, shape: Shape) -> Evaluate:
+    shapes, by_target = shape.by_target(), answers.by_target(shape)
+    parts = [
+        evaluator(one, truth[:, i : i + 1], given) for i, (one, given) in enumerate(zip(shapes, by_target, strict=True))
+    ]
+    # Where each mean's metric stands among those of each target.
+    places = [[metrics_of(one).index(metric) for one in shapes] for metric in _means_of(shape)]
+    exact = right_rows(truth, answers).astype(np.float64)
+
+    def evaluate(weights: Weights) -> NDArray[np.float64]:
+        each = [part(weights) for part in parts]
+        means = [np.mean([values[:, i] for values, i in zip(each, columns, strict=True)], axis=0) for columns in places]
+        return np.concatenate([np.stack([*means, weights @ exact / weights.sum(axis=1)], axis=1), *each], axis=1)
+
+    return evaluate
+
+
+def right_rows(truth: NDArray[np.float64], answers: Answers) -> NDArray[np.bool_]:
+    """Where every label is right, shape (n_rows,)."""
+    assert answers.labels is not None
+    right: NDArray[np.bool_] = (answers.labels.reshape(truth.shape) == truth).all(axis=1)
+    return right
 
 
 def _mean_of_known(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -50,7 +50,9 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pictures(msgspec.Struct, frozen=True, kw_only=True):
-    """What the task has; the rest is empty. Curves, bands and points are of the first shard, counts of all rows.
+    """What the task has; the rest is empty, and all of it for a classifier of several targets.
+
+    Curves, bands and points are of the first shard, counts of all rows.
 
     confusion: row: true class, column: label given. tolerance: share of rows whose absolute error is at most x.
     points: predicted and true values of some rows.
@@ -88,6 +90,8 @@ class PictureCounter:
             assert answers.values is not None
             self._counts[0] += self._count(rows.truth[:, 0] - answers.values[:, 0])
             return
+        if self._shape.kind is Kind.SEVERAL:
+            return
         assert answers.labels is not None
         truth, labels = rows.truth[:, 0].astype(np.int64), answers.labels.astype(np.int64)
         flat = np.bincount(truth * self._num_classes + labels, minlength=self._num_classes**2)
@@ -115,6 +119,8 @@ class PictureCounter:
                 bands=self._bands,
                 points=self._points,
             )
+        if self._shape.kind is Kind.SEVERAL:
+            return Pictures()
         labels = ("wrong", "right") if self._shape.kind is Kind.MULTICLASS else ("negative", "positive")
         return Pictures(
             roc=self._roc,
@@ -198,7 +204,7 @@ def _thinned(model: int, x: NDArray[np.float64], y: NDArray[np.float64]) -> Curv
 
 def _histogram_edges(shape: Shape, rows: Rows) -> NDArray[np.float64]:
     answers = rows.answers[0]
-    if shape.kind in (Kind.BINARY, Kind.MULTICLASS):
+    if shape.kind in (Kind.BINARY, Kind.MULTICLASS, Kind.SEVERAL):
         return np.linspace(0.0, 1.0, _HISTOGRAM_BINS + 1)
     if shape.kind is Kind.OUTLIER:
         assert answers.scores is not None

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from zaphod.columns import Columns
 from zaphod.errors import ModelLoadError
+from zaphod.outputs import label_columns
 from zaphod.predictor import Predictions
 from zaphod.schema import DType, LogPolicy, Schema, Task
 
@@ -122,17 +123,16 @@ def _outputs(schema: Schema, predictions: Predictions) -> Sequence[tuple[str, ND
     """What of the predictions is worth watching: numbers, or labels as text."""
     output = schema.output
     if predictions.values is not None:
-        several = len(output.targets) > 1
-        return [
-            (f"value_{target}" if several else "value", predictions.values[:, i])
-            for i, target in enumerate(output.targets)
-        ]
+        return list(zip(output.value_names, predictions.values.T, strict=True))
     if predictions.scores is not None:
         return [("score", predictions.scores)]
     if output.task is Task.CLASSIFICATION and predictions.probabilities is not None and len(output.classes) == 2:
-        return [(f"probability_{output.classes[1]}", predictions.probabilities[:, 1])]
+        return [(output.probability_names[1], predictions.probabilities[:, 1])]
     assert predictions.labels is not None
-    return [("label", [str(label) for label in predictions.labels.tolist()])]
+    columns = label_columns(predictions.labels)
+    return [
+        (name, [str(one) for one in labels.tolist()]) for name, labels in zip(output.label_names, columns, strict=True)
+    ]
 
 
 def _of_numbers(name: str, values: NDArray[np.float64], *, edges: tuple[float, ...] | None) -> NumberProfile:

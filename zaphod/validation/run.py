@@ -15,7 +15,7 @@ import zaphod
 from zaphod.bundle import PROFILE, Bundle
 from zaphod.errors import ConfigError, ModelNotFoundError
 from zaphod.registry import CHAMPION, Reference, Registry
-from zaphod.validation.baselines import Dummy, Linear, fit_baselines
+from zaphod.validation.baselines import Baseline, fit_baselines
 from zaphod.validation.compatibility import compare_schemas
 from zaphod.validation.data import Source
 from zaphod.validation.drift import DriftCounter
@@ -190,7 +190,7 @@ def _champion(
 
 def _baselines(
     table: Table, train: Source | None, bundle: Bundle, shape: Shape, *, settings: ValidationSettings
-) -> tuple[tuple[Dummy | Linear, ...], str]:
+) -> tuple[tuple[Baseline, ...], str]:
     if shape.kind is Kind.OUTLIER:
         return (), "none: an outlier detector is not fitted on labels"
     fitted_on = table if train is None else Table(train, table.targets, (bundle.schema,), table.batch_rows)

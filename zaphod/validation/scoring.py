@@ -68,8 +68,9 @@ class Table:
         fields = {one.name: one for schema in self.schemas for one in schema.fields}
         output = self.schemas[0].output
         types = {name: arrow_type(one) for name, one in fields.items()}
-        if output.task is Task.CLASSIFICATION and all(isinstance(label, str) for label in output.classes):
-            types |= {name: pa.string() for name in self.targets}
+        if output.task is Task.CLASSIFICATION:
+            pairs = zip(self.targets, output.classes_by_target, strict=True)
+            types |= {name: pa.string() for name, classes in pairs if all(isinstance(one, str) for one in classes)}
         yield from self.source.batches(
             batch_rows=self.batch_rows,
             columns=[*self.targets, *(name for name, one in fields.items() if one.required)],

@@ -9,7 +9,19 @@ import pydantic
 from zaphod.settings import Settings
 
 MetricName = Literal[
-    "roc_auc", "pr_auc", "log_loss", "brier", "accuracy", "f1", "macro_f1", "ovr_auc", "rmse", "mae", "r2", "median_ae"
+    "roc_auc",
+    "pr_auc",
+    "log_loss",
+    "brier",
+    "accuracy",
+    "exact_match",
+    "f1",
+    "macro_f1",
+    "ovr_auc",
+    "rmse",
+    "mae",
+    "r2",
+    "median_ae",
 ]
 
 
@@ -105,7 +117,7 @@ class ValidationSettings(Settings):
     """Smaller slices are not judged; AUC also needs ten rows of each class."""
 
     slice_metric: Literal["roc_auc", "log_loss", "brier", "accuracy", "mae"] | None = None
-    """What slices are judged by; by default ROC AUC, accuracy without scores or with several classes, and MAE."""
+    """What slices are judged by; by default ROC AUC, accuracy without scores or of several classes or targets, MAE."""
 
     calibration_bins: int = pydantic.Field(default=15, ge=2, le=100)
     """Bins of about equal numbers of rows for the expected calibration error and its picture."""

@@ -251,6 +251,11 @@ def contributions(shape: Shape, metric: Metric, truth: NDArray[np.float64], answ
         assert answers.values is not None
         parts: dict[Metric, NDArray[np.float64]] = {metrics.MAE: np.abs(truth - answers.values).mean(axis=1)}
         return parts[metric]
+    if shape.kind is Kind.SEVERAL:
+        pairs = zip(shape.by_target(), answers.by_target(shape), strict=True)
+        each = [contributions(one, metric, truth[:, i : i + 1], given) for i, (one, given) in enumerate(pairs)]
+        mean: NDArray[np.float64] = np.mean(each, axis=0)
+        return mean
     assert answers.labels is not None
     if metric is metrics.ACCURACY:
         right: NDArray[np.float64] = (answers.labels == truth[:, 0]).astype(np.float64)

@@ -56,7 +56,8 @@ def slice_metric(shape: Shape, name: str | None) -> Metric:
     if name is None:
         if shape.kind is Kind.REGRESSION:
             return metrics.MAE
-        return metrics.ROC_AUC if shape.has_scores and shape.kind is not Kind.MULTICLASS else metrics.ACCURACY
+        is_ranked = shape.has_scores and shape.kind in (Kind.BINARY, Kind.OUTLIER)
+        return metrics.ROC_AUC if is_ranked else metrics.ACCURACY
     found = next((metric for metric in metrics_of(shape) if metric.name == name), None)
     if found is None:
         known = ", ".join(metric.name for metric in metrics_of(shape))
@@ -98,7 +99,7 @@ class _Gathered:
         self._pictures = PictureCounter(shape, first)
         self._tests = _PairedTests(shape) if has_champion and shape.kind is not Kind.REGRESSION else None
         self._calibrations: list[CalibrationCounter] = []
-        if shape.has_scores and shape.kind is not Kind.OUTLIER:
+        if shape.has_scores and shape.kind in (Kind.BINARY, Kind.MULTICLASS):
             packaged = first.answers[: 2 if has_champion else 1]
             self._calibrations = [
                 CalibrationCounter(_stated(one)[0], num_bins=settings.calibration_bins) for one in packaged
@@ -162,24 +163,21 @@ class _PairedTests:
     """McNemar over all rows; DeLong shard by shard, whose differences are averaged as independent."""
 
     def __init__(self, shape: Shape) -> None:
-        self._ranked = shape.has_scores and shape.kind is not Kind.MULTICLASS
+        self._ranked = shape.has_scores and shape.kind in (Kind.BINARY, Kind.OUTLIER)
         self._only_first = self._only_second = 0
         self._rows = 0
         self._difference = self._variance = 0.0
 
     def add(self, rows: Rows) -> None:
         first, second = rows.answers[:2]
-        truth = rows.truth[:, 0]
-        assert first.labels is not None
-        assert second.labels is not None
-        right, other = np.equal(first.labels, truth), np.equal(second.labels, truth)
+        right, other = metrics.right_rows(rows.truth, first), metrics.right_rows(rows.truth, second)
         self._only_first += int((right & ~other).sum())
         self._only_second += int((other & ~right).sum())
         if not self._ranked:
             return
         assert first.scores is not None
         assert second.scores is not None
-        rankings = [ranks.Ranking(truth == 1, scores) for scores in (first.scores, second.scores)]
+        rankings = [ranks.Ranking(rows.truth[:, 0] == 1, scores) for scores in (first.scores, second.scores)]
         test = ranks.compare_auc(rankings[0], rankings[1], np.ones(rows.num_rows, dtype=bool))
         if test is not None:
             self._rows += rows.num_rows

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from zaphod.errors import InvalidInputError, SchemaMismatchError
+from zaphod.outputs import label_columns
 from zaphod.predictor import Predictions
-from zaphod.schema import Output, Schema, Task
+from zaphod.schema import Label, Output, Schema, Task
 from zaphod.validation.rows import Answers, Kind, Shape
-
-Label: TypeAlias = int | float | bool | str
 
 
 def read_truth(table: pa.Table, *, targets: Sequence[str], output: Output) -> NDArray[np.float64]:
-    """Shape (n_rows, n_targets): positions in `output.classes`, 1 for an outlier (-1 in the table), or values.
+    """Shape (n_rows, n_targets): positions in the target's classes, 1 for an outlier (-1 in the table), or values.
 
     A null is NaN. Raises: SchemaMismatchError for a column of another type; InvalidInputError for an unknown label.
     """
@@ -32,7 +30,8 @@ def read_truth(table: pa.Table, *, targets: Sequence[str], output: Output) -> ND
                 f"Expected -1 for an outlier and 1 for all others, got another - at column `{name}`"
             )
         return np.where(np.isnan(values), np.nan, values == -1)[:, None]
-    return _codes(table.column(name), output=output, name=name)[:, None]
+    pairs = zip(targets, output.classes_by_target, strict=True)
+    return np.stack([_codes(table.column(one), classes=classes, name=one) for one, classes in pairs], axis=1)
 
 
 def to_answers(shape: Shape, schema: Schema, predictions: Predictions) -> Answers:
@@ -43,13 +42,21 @@ def to_answers(shape: Shape, schema: Schema, predictions: Predictions) -> Answer
     if shape.kind is Kind.OUTLIER:
         assert predictions.scores is not None
         return Answers(labels=(predictions.labels == -1).astype(np.float64), scores=-predictions.scores)
-    position = {_key(label): float(i) for i, label in enumerate(schema.output.classes)}
-    distinct, inverse = np.unique(predictions.labels, return_inverse=True)
-    labels = np.array([position[_key(label)] for label in distinct.tolist()])[inverse]
     scores = predictions.probabilities
+    by_target = zip(label_columns(predictions.labels), schema.output.classes_by_target, strict=True)
+    columns = [_positions(column, classes) for column, classes in by_target]
+    if shape.kind is Kind.SEVERAL:
+        return Answers(labels=np.stack(columns, axis=1), scores=scores)
+    (labels,) = columns
     if scores is None:
         return Answers(labels=labels)
     return Answers(labels=labels, scores=scores[:, 1] if shape.kind is Kind.BINARY else scores)
+
+
+def _positions(labels: NDArray[np.generic], classes: Sequence[Label]) -> NDArray[np.float64]:
+    position = {_key(label): float(i) for i, label in enumerate(classes)}
+    distinct, inverse = np.unique(labels, return_inverse=True)
+    return np.array([position[_key(label)] for label in distinct.tolist()])[inverse]
 
 
 def reorder(shape: Shape, answers: Answers, order: Sequence[int]) -> Answers:
@@ -69,7 +76,13 @@ def reorder(shape: Shape, answers: Answers, order: Sequence[int]) -> Answers:
 
 
 def class_order(candidate: Output, other: Output) -> list[int] | None:
-    """Of each class of the other model, its position in the candidate's; None when their classes differ."""
+    """Of each class of the other model, its position in the candidate's; None when their classes differ.
+
+    Empty of several targets, whose classes have to be in the same order.
+    """
+    if candidate.target_classes or other.target_classes:
+        ours, theirs = ([list(map(_key, one)) for one in output.target_classes] for output in (candidate, other))
+        return [] if ours == theirs else None
     position = {_key(label): i for i, label in enumerate(candidate.classes)}
     found = [position.get(_key(label)) for label in other.classes]
     order = [i for i in found if i is not None]
@@ -81,11 +94,11 @@ def _key(label: Label) -> float | str:
     return label if isinstance(label, str) else float(label)
 
 
-def _codes(column: pa.ChunkedArray, *, output: Output, name: str) -> NDArray[np.float64]:
+def _codes(column: pa.ChunkedArray, *, classes: Sequence[Label], name: str) -> NDArray[np.float64]:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     encoded = column.combine_chunks().dictionary_encode()
-    position = {_key(label): float(i) for i, label in enumerate(output.classes)}
+    position = {_key(label): float(i) for i, label in enumerate(classes)}
     try:
         found = [position.get(_key(label), -1.0) for label in encoded.dictionary.to_pylist()]
     except (TypeError, ValueError) as error:

@@ -21,6 +21,7 @@ from batch.commit import Staging
 from batch.job import RejectLimitError
 from batch.preflight import preflight
 from batch.score import score_unit
+from tests import models
 from tests.batch import tables
 from tests.conftest import ROOT
 from zaphod.columns import from_table
@@ -50,6 +51,27 @@ def test_predictions_are_the_models(tmp_path: Path, registry: Registry) -> None:
     assert (got["label"] == expected["label"]).all()
     np.testing.assert_allclose(got["probability_1"], expected["probability_1"], rtol=1e-9)
     assert (got["model_version"] == 1).all()
+
+
+def test_several_targets_have_a_column_each(tmp_path: Path) -> None:
+    """Labels and probabilities by target, champion and challenger compared row by row; no truth can be named."""
+    registry = Registry.open(str(tmp_path / "registry"))
+    models.publish_several(registry)
+    registry.publish("several", {**registry.load("several", 1).files})
+    tables.write_input(tmp_path / "input", num_files=1)
+
+    outcome = tables.run(tables.make_settings(tmp_path, registry, model="several", challenger="several@2"))
+
+    got = pd.read_parquet(outcome.predictions)
+    rows = tables.frame(200, seed=0)
+    expected = models.load_estimator(registry, "several").predict(rows.drop(columns="id"))
+    assert got[["label_risk", "label_again"]].to_numpy().tolist() == expected.tolist()
+    np.testing.assert_allclose(got["probability_again_no"] + got["probability_again_yes"], 1.0)
+    assert (got["challenger_label_risk"] == got["label_risk"]).all()
+    comparison = outcome.manifest.quality.comparison
+    assert (comparison.same_label_share, comparison.largest_distance) == (1.0, 0.0)
+    with pytest.raises(ConfigError, match="no single right answer"):
+        preflight(tables.make_settings(tmp_path, registry, model="several", truth="kind"))
 
 
 def test_rows_keep_their_order_in_a_file(tmp_path: Path, registry: Registry) -> None:

@@ -57,6 +57,8 @@ class Target(enum.Enum):
     NUMBER = enum.auto()
     POSITIVE_NUMBER = enum.auto()
     TWO_NUMBERS = enum.auto()
+    TWO_LABELS = enum.auto()
+    FLAGS = enum.auto()
     NOTHING = enum.auto()
 
 
@@ -178,6 +180,23 @@ def classifiers() -> list[Case]:
         ("GridSearchCV", model_selection.GridSearchCV(logistic(), {"C": [0.1, 1.0]}, cv=2)),
     ]  # fmt: skip
     cases += [Case(CLASSIFIERS, name, prepared(model), Target.TWO_CLASSES) for name, model in composed]
+    labels, flags = Target.TWO_LABELS, Target.FLAGS
+    several = [
+        ("DecisionTreeClassifier, two targets", tree.DecisionTreeClassifier(max_depth=8, random_state=0), labels),
+        ("RandomForestClassifier, two targets",
+         ensemble.RandomForestClassifier(50, min_samples_leaf=3, random_state=0), labels),
+        ("ExtraTreesClassifier, two targets",
+         ensemble.ExtraTreesClassifier(50, min_samples_leaf=3, random_state=0), labels),
+        ("MultiOutputClassifier of LogisticRegression", multioutput.MultiOutputClassifier(logistic()), labels),
+        ("MultiOutputClassifier of HistGradientBoostingClassifier",
+         multioutput.MultiOutputClassifier(boosting()), labels),
+        ("KNeighborsClassifier, two targets", neighbors.KNeighborsClassifier(), labels),
+        ("ClassifierChain, three flags", multioutput.ClassifierChain(logistic(), order=[2, 0, 1]), flags),
+        ("OneVsRestClassifier, three flags", multiclass.OneVsRestClassifier(logistic()), flags),
+        ("MLPClassifier, three flags", neural_network.MLPClassifier((20,), max_iter=20, random_state=0), flags),
+        ("RidgeClassifier, three flags", linear_model.RidgeClassifier(), flags),
+    ]  # fmt: skip
+    cases += [Case(CLASSIFIERS, name, prepared(model), kind) for name, model, kind in several]
     counts = make_pipeline(SimpleImputer(strategy="most_frequent"), OneHotEncoder(handle_unknown="ignore"))
     numbered = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     three = Target.THREE_CLASSES

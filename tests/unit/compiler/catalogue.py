@@ -82,6 +82,12 @@ def target(kind: Target, frame: pd.DataFrame) -> np.ndarray | None:
             return number - number.min() + 0.1
         case Target.TWO_NUMBERS:
             return np.column_stack([number, number**2])
+        case Target.TWO_LABELS:
+            three = np.digitize(number, np.quantile(number, [0.4, 0.7]))
+            weekend = frame["num_day"].ge(5).to_numpy() & (rng.random(len(frame)) < 0.9)
+            return np.column_stack([np.array(["low", "mid", "high"])[three], np.where(weekend, "yes", "no")])
+        case Target.FLAGS:
+            return np.column_stack([number > np.quantile(number, q) for q in (0.3, 0.6, 0.8)]).astype(int)
         case Target.NOTHING:
             return None
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import pandas as pd
 import pytest
 from sklearn.dummy import DummyRegressor
 
@@ -98,6 +99,20 @@ def test_answers_carry_id_version_and_place(queue: SqliteQueue, small_registry: 
         "id": "e1", "model": "constant", "version": 1, "variant": "champion", "partition": 0, "offset": 1,
         "prediction": {"value": 1.0},
     }  # fmt: skip
+
+
+def test_answers_of_several_targets_are_by_target(queue: SqliteQueue, tmp_path: Path) -> None:
+    """Labels and probabilities under the targets' names."""
+    registry = Registry.open(str(tmp_path / "registry"))
+    models.publish_several(registry)
+    send(queue, GOOD)
+
+    scorer_of(queue, registry, model=ServedModel.open(registry, "several@1")).step()
+
+    prediction = outputs(queue)[0]["prediction"]
+    (expected,) = models.load_estimator(registry, "several").predict(pd.DataFrame([GOOD])).tolist()
+    assert prediction["labels"] == dict(zip(("risk", "again"), expected, strict=True))
+    assert prediction["probabilities"]["again"].keys() == {"no", "yes"}
 
 
 @pytest.mark.parametrize(

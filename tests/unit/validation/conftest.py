@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.ensemble import IsolationForest
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multioutput import MultiOutputClassifier
 
 from tests import models
 from zaphod.packaging import package
@@ -14,13 +15,14 @@ from zaphod.registry import CHAMPION, Registry
 
 
 def labelled(num_rows: int, *, seed: int) -> pd.DataFrame:
-    """Rows with the truth of three tasks: `binary`, `multiclass`, `value`."""
+    """Rows with the truth of several tasks: `binary`, `multiclass`, `answer`, `value`."""
     X = models.table(num_rows, seed=seed)
     rng = np.random.default_rng([seed, 1])
     signal = (X["amount"] - 100) / 30 + (X["kind"] == "a") * 1.5 + rng.normal(0, 1, num_rows)
     return X.assign(
         binary=(signal > 0.5).astype("int64"),
         multiclass=np.select([signal < -0.5, signal < 1], ["low", "mid"], "high"),
+        answer=np.where(signal > 0.5, "yes", "no"),
         value=signal,
     )
 
@@ -37,6 +39,7 @@ def validated_registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
         ("binary", LogisticRegression(), X, "binary"),
         ("multiclass", LogisticRegression(max_iter=500), X, "multiclass"),
         ("regressor", Ridge(), X, "value"),
+        ("several", MultiOutputClassifier(LogisticRegression(max_iter=500)), X, ["multiclass", "answer"]),
         ("outlier", IsolationForest(n_estimators=5, random_state=0), X, None),
     ):
         fitted = models.pipeline(model).fit(sample, None if target is None else rows[target])

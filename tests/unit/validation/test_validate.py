@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, r2_score, roc_auc_score
+from sklearn.metrics import accuracy_score, f1_score, log_loss, mean_absolute_error, r2_score, roc_auc_score
 
 from tests.cli import Zaphod
 from tests.models import load_estimator
@@ -53,6 +53,59 @@ def value(validation: Validation, name: str, *, role: Role = Role.CANDIDATE) -> 
     model = validation.model(role)
     assert model is not None
     return next(one.interval.value for one in model.metrics if one.metric.name == name)
+
+
+def test_several_targets_are_measured_each_and_together(data: Path, registry: Registry) -> None:
+    """Means over the targets, rows with every label right, each target by name; against baselines and a champion."""
+    registry.publish("several", {**registry.load("several", 1).files})
+    registry.set_alias("several", alias="champion", version=1, action="promote", why="test")
+    request = Request(reference="several@2", data=data, targets=("multiclass", "answer"))
+
+    validation = validate_model(registry, request, settings=QUICK).validation
+
+    rows = labelled(2_000, seed=2)
+    model, X = load_estimator(registry, "several"), rows[["amount", "balance", "count", "kind"]]
+    labels, shares = model.predict(X), model.predict_proba(X)
+    truths = [rows["multiclass"].to_numpy(dtype=object), rows["answer"].to_numpy(dtype=object)]
+    accuracies = [float((labels[:, i] == truth).mean()) for i, truth in enumerate(truths)]
+    losses = [log_loss(truth, part) for truth, part in zip(truths, shares, strict=True)]
+    right = (labels[:, 0] == truths[0]) & (labels[:, 1] == truths[1])
+    for name, expected in {
+        "accuracy": np.mean(accuracies), "log_loss": np.mean(losses), "exact_match": right.mean(),
+        "accuracy_target_0": accuracies[0], "log_loss_target_1": losses[1],
+        "ovr_auc_target_1": roc_auc_score(truths[1] == "yes", shares[1][:, 1]),
+        "macro_f1_target_0": f1_score(truths[0], labels[:, 0], average="macro"),
+    }.items():  # fmt: skip
+        assert value(validation, name) == pytest.approx(expected, rel=1e-9), name
+    assert value(validation, "accuracy", role=Role.LINEAR) > value(validation, "accuracy", role=Role.DUMMY)
+    against = next(one for one in validation.comparisons if one.role is Role.CHAMPION)
+    assert (against.gain("log_loss").interval.value, against.tests[0].p_value) == (0.0, 1.0)
+    assert (validation.slices.metric.name, validation.slices.overall) == ("accuracy", value(validation, "accuracy"))
+    assert len(validation.slices.slices) > 5
+    # It was fitted on fewer rows than the baselines.
+    assert [check.name for check in validation.verdict.checks if check.status is Status.FAILED] == [
+        "worth its complexity"
+    ]
+
+
+def test_several_targets_have_a_report(tmp_path: Path, data: Path, registry: Registry, zaphod: Zaphod) -> None:
+    """By the command, with a null in one of the truths: such a row is left out."""
+    rows = labelled(2_000, seed=2)
+    rows.loc[:9, "answer"] = None
+    rows.to_parquet(data)
+    with (tmp_path / "quick.yaml").open("a") as settings:
+        settings.write("better_than_baseline: false\n")
+
+    done = zaphod(
+        "validate", "several@1", "--data", "holdout.parquet", "--target", "multiclass", "--target", "answer",
+        "--report", "r.html", "--config", "quick.yaml", "--registry", "registry", cwd=tmp_path,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed on 1,990 rows" in done.stdout
+    page = (tmp_path / "r.html").read_text()
+    assert "all labels right" in page
+    assert "accuracy of target_0" in page
 
 
 def test_from_a_holdout_to_a_champion(tmp_path: Path, data: Path, registry: Registry, zaphod: Zaphod) -> None:
