@@ -188,14 +188,15 @@ def _add_agreement(one: Agreement | None, other: Agreement | None) -> Agreement 
 
 
 def _sum(name: str, values: NDArray[np.float64]) -> ColumnSum:
-    known = values
-    if np.isnan(known.sum()):
-        known = known[~np.isnan(known)]
+    known, total = values, values.sum()
+    if np.isnan(total):
+        known = values[~np.isnan(values)]
+        total = known.sum()
     return ColumnSum(
         name=name,
         rows=len(values),
         nulls=len(values) - len(known),
-        total=float(known.sum()),
+        total=float(total),
         minimum=float(known.min()) if len(known) else None,
         maximum=float(known.max()) if len(known) else None,
     )

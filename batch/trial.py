@@ -94,6 +94,8 @@ def entities_of(batch: Batch, decoded: Decoded, column: str | None) -> pa.Array 
     if column is None:
         return None
     values = batch.table.column(column)
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
     if not (
         pa.types.is_integer(values.type) or pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
     ):

@@ -28,6 +28,8 @@ _MAX_MESSAGE_CHARS = 300
 # Of one field: the reason, and a mask of the rows it holds for.
 BadRows: TypeAlias = dict[str, NDArray[np.bool_]]
 
+_DICTIONARY = pa.dictionary(pa.int32(), pa.string())
+
 _STARTS_WITH_ROWS = re.compile(rb'\s*\{\s*"rows"\s*:')
 
 
@@ -38,7 +40,7 @@ class Columns:
     numbers: float64, shape (n_rows, n_number_fields), C-contiguous, finite or NaN; NaN is null; bool is 0 or 1;
         integers are exact. Columns follow `schema.number_fields`.
     strings: one sequence of `str | None` per `schema.string_fields`, each n_rows long: a list when the rows came
-        one by one, an Arrow string array when they came as a table.
+        one by one; when they came as a table an Arrow array of strings, or of a dictionary of strings.
     """
 
     numbers: NDArray[np.float64]
@@ -315,7 +317,9 @@ def _string_column(field: Field, table: pa.Table) -> tuple[pa.Array, BadRows]:
     kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
     if not any(is_kind(kind) for is_kind in kinds):
         raise _wrong_type(field, column.type)
-    if column.type != pa.string():
+    reject = field.out_of_domain is OutOfDomain.REJECT and field.categories
+    # A dictionary stays one where nothing is asked of single values: a model numbers its few strings once.
+    if column.type != _DICTIONARY or reject or (field.default is not None and column.null_count):
         column = column.cast(pa.string())
     array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     bad: BadRows = {}
@@ -324,7 +328,7 @@ def _string_column(field: Field, table: pa.Table) -> tuple[pa.Array, BadRows]:
             array = array.fill_null(field.default)
         elif not field.nullable:
             bad["Expected a value, got null"] = np.asarray(array.is_null())
-    if field.out_of_domain is OutOfDomain.REJECT and field.categories:
+    if reject:
         known = pc.is_in(array, value_set=pa.array(field.categories, type=pa.string()))
         bad["Expected a known category, got another"] = ~np.asarray(known) & ~np.asarray(array.is_null())
     return array, bad

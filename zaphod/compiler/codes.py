@@ -67,6 +67,10 @@ class Coder:
         if isinstance(column, list):
             found = map(self._by_value.get, column, itertools.repeat(self._other))
             return np.fromiter(found, dtype=np.float64, count=len(column))
+        if pa.types.is_dictionary(column.type):
+            codes = np.append(self._arrow(column.dictionary), self._null)
+            coded: NDArray[np.float64] = codes[np.asarray(column.indices.fill_null(len(column.dictionary)))]
+            return coded
         return self._arrow(column)
 
     def _arrow(self, column: pa.Array) -> NDArray[np.float64]:

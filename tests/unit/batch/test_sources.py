@@ -11,9 +11,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from batch import delimited
+from batch import delimited, source
+from batch.preflight import preflight
 from tests.batch import tables
+from zaphod.columns import from_table
 from zaphod.errors import BatchError, ConfigError, SchemaMismatchError
+from zaphod.location import locate
 from zaphod.registry import Registry
 
 
@@ -223,3 +226,65 @@ def test_a_sample_of_text(tmp_path: Path, registry: Registry, name: str) -> None
     (write_csv if name == "a.csv" else write_jsonl)(tmp_path / "input" / name)
 
     assert len(predictions(tmp_path, registry, sample=77)) == 77
+
+
+def read_parquet(path: Path, registry: Registry, *, keep: tuple[str, ...] = (), batch_rows: int) -> pa.Table:
+    """A file as its unit's batches, put together."""
+    settings = tables.make_settings(
+        path.parent, registry, input=str(path.parent), keep=["id", *keep], batch_rows=batch_rows, unit_rows=10_000
+    )
+    ready = preflight(settings)
+    (unit,) = ready.plan.units
+    batches = source.read(locate(ready.work.input), unit, ready.work.wanted(ready.ask), batch_rows=batch_rows)
+    return pa.concat_tables([batch.table for batch in batches])
+
+
+def test_strings_that_repeat_stay_numbers_of_a_dictionary(tmp_path: Path, registry: Registry) -> None:
+    """Where that makes no small batches, and for what is not carried along; the values are the same either way."""
+    rows = tables.frame(2_000, seed=3)
+    (tmp_path / "large").mkdir()
+    tables.write_file(tmp_path / "large" / "a.parquet", rows, row_group_rows=1_000)
+    (tmp_path / "small").mkdir()
+    tables.write_file(tmp_path / "small" / "a.parquet", rows, row_group_rows=50)
+
+    encoded = read_parquet(tmp_path / "large/a.parquet", registry, batch_rows=300)
+    carried = read_parquet(tmp_path / "large/a.parquet", registry, keep=("kind",), batch_rows=300)
+    small = read_parquet(tmp_path / "small/a.parquet", registry, batch_rows=300)
+
+    kind = encoded.column("kind")
+    assert pa.types.is_dictionary(kind.type)
+    for plain in (encoded.column("id"), carried.column("kind"), small.column("kind")):
+        assert not pa.types.is_dictionary(plain.type)
+    expected = pa.Table.from_pandas(rows[["kind"]]).column("kind").to_pylist()
+    assert kind.to_pylist() == small.column("kind").to_pylist() == expected
+
+
+def test_strings_that_hardly_repeat_come_as_they_are(tmp_path: Path, registry: Registry) -> None:
+    """A dictionary of nearly as many strings as rows would cost more than it saves."""
+    rows = tables.frame(2_000, seed=3)
+    tables.write_file(tmp_path / "a.parquet", rows.assign(kind=rows["id"]), row_group_rows=1_000)
+
+    kind = read_parquet(tmp_path / "a.parquet", registry, batch_rows=300).column("kind")
+
+    assert not pa.types.is_dictionary(kind.type)
+    assert kind.to_pylist() == rows["id"].tolist()
+
+
+@pytest.mark.parametrize("model", ["multiclass", "binary", "regressor"])
+@pytest.mark.parametrize("engine", ["onnx", "sklearn"])
+def test_a_dictionary_is_scored_as_its_strings(registry: Registry, model: str, engine: str) -> None:
+    """Nulls and strings that the model has never met too."""
+    bundle = registry.load(model, 1)
+    predictor = bundle.load_predictor() if engine == "onnx" else bundle.load_reference()
+    rows = tables.frame(500, seed=5)
+    rows.loc[:9, "kind"] = "never met"
+    table = pa.Table.from_pandas(rows, preserve_index=False)
+    place = table.schema.get_field_index("kind")
+    plain = table.set_column(place, "kind", table.column("kind").cast(pa.string()))
+    encoded = table.set_column(place, "kind", plain.column("kind").combine_chunks().dictionary_encode())
+
+    given = [predictor.predict(from_table(bundle.schema, each).columns) for each in (plain, encoded)]
+
+    assert predictor.engine == engine
+    for name in ("labels", "probabilities", "values"):
+        np.testing.assert_array_equal(getattr(given[0], name), getattr(given[1], name))
