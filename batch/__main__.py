@@ -89,6 +89,16 @@ def show_plan(console: Console, ready: Preflight, settings: BatchSettings) -> No
         highlight=False,
         soft_wrap=True,
     )
+    if ready.ask.shadow and ready.ask.trial is not None:
+        experiment = ready.ask.trial.experiment
+        console.print(
+            f"{experiment.model}@{experiment.challenger} in the shadow scores {experiment.phase.share:.0%} of the rows "
+            f"too, for the log alone (experiment {experiment.id})",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if ready.left_out is not None:
+        console.print(f"without the challenger in the shadow: {ready.left_out}", highlight=False, soft_wrap=True)
     if ready.estimate is not None:
         from batch.preflight import num_cores
         from batch.progress import duration

@@ -33,7 +33,8 @@ class Ask:
     """Whom to ask, and what for. columns: the outputs that are wanted, all when empty. truth: a kept column.
 
     origin, challenger_origin: by which their records are marked. entity: a column. trial: splits the rows between the
-    champion and a challenger of its own, which is not the one beside.
+    champion and a challenger of its own, which is not the one beside. shadow: instead, the trial's challenger is asked
+    about its rows too, and what it says is recorded and nothing else.
     """
 
     champion: Model
@@ -44,6 +45,7 @@ class Ask:
     challenger_origin: Origin | None = None
     entity: str | None = None
     trial: Trial | None = None
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def predict(
         kept = kept.take(pa.array(decoded.kept))
     table = dict(zip(kept.column_names, kept.columns, strict=True))
     own = _columns(model, given, ask.columns)
-    if ask.trial is not None:
+    if ask.trial is not None and not ask.shadow:
         own |= _who(parts, len(decoded.kept))
     table |= own
     truth = kept.column(ask.truth).combine_chunks() if ask.truth is not None else None
@@ -110,7 +112,15 @@ def predict(
             if truth is None
             else errors_of(ask.challenger.schema, matched, truth.take(pa.array(both))),
         )
+    if ask.trial is not None and ask.shadow and split is not None:
+        parts += _in_the_shadow(ask.trial, decoded.columns, split)
     return Predicted(pa.table(table), summary, tuple(parts), entities, split)
+
+
+def _in_the_shadow(trial: Trial, columns: Columns, split: Split) -> list[Part]:
+    """What the challenger says of its share of the rows; that it fails stands in the part."""
+    rows = np.flatnonzero(split.challenger)
+    return [ask_one(trial.challenger, columns.take(rows), rows=rows)] if len(rows) else []
 
 
 def _who(parts: Sequence[Part], num_rows: int) -> dict[str, pa.Array]:

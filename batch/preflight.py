@@ -15,16 +15,16 @@ import pyarrow as pa
 
 from batch import source
 from batch.commit import Staging
-from batch.model import resolve
+from batch.model import Version, resolve
 from batch.plan import Plan, Unit, make_plan
 from batch.predict import CHALLENGER, Ask, keep_columns, predict
 from batch.rows import CorruptFileError, check
 from batch.score import Work
 from batch.settings import BatchSettings, OnCorrupt
 from batch.source import Inspected
-from batch.trial import dump_settings, enter, recipe_of
+from batch.trial import Entry, dump_settings, enter, recipe_of, running
 from zaphod.columns import Columns, from_table
-from zaphod.errors import BatchError, ConfigError, InvalidInputError
+from zaphod.errors import BatchError, ConfigError, InvalidInputError, ZaphodError
 from zaphod.experiment.spec import Mode
 from zaphod.location import Location, locate
 from zaphod.schema import Schema, Task
@@ -63,6 +63,8 @@ class Preflight:
     ask: Ask
     estimate: Estimate | None
     free_bytes: int | None
+    left_out: str | None = None
+    """Why a challenger in the shadow is not asked, where that is so."""
 
     @property
     def num_rows(self) -> int:
@@ -79,7 +81,7 @@ def preflight(settings: BatchSettings) -> Preflight:
     """
     champion = resolve(settings.registry, settings.model)
     challenger = resolve(settings.registry, settings.challenger) if settings.challenger is not None else None
-    entry = enter(settings.registry, settings.model, champion) if settings.experiment and challenger is None else None
+    entry, left_out = _enter(settings, champion) if settings.experiment and challenger is None else (None, None)
     if entry is not None and entry.experiment.mode is Mode.INTERLEAVE:
         challenger = entry.challenger
     keep = tuple(dict.fromkeys([*settings.keep, *([settings.truth] if settings.truth is not None else [])]))
@@ -104,6 +106,12 @@ def preflight(settings: BatchSettings) -> Preflight:
         entity=settings.entity or (None if entry is None else entry.experiment.entity),
         entry=entry,
     )
+    if entry is not None and entry.is_shadow:
+        try:
+            work.ask()
+        except ZaphodError as error:
+            left_out = error.message
+            work = msgspec.structs.replace(work, entry=None)
     ask = work.ask()
     wanted = work.wanted(ask)
     _check_names(ask, settings, keep)
@@ -126,7 +134,25 @@ def preflight(settings: BatchSettings) -> Preflight:
     if not Staging.open(settings.output, plan.run_id).is_published():
         estimate = _estimate(plan, work, ask, location)
         _check_space(estimate, free_bytes)
-    return Preflight(plan=plan, work=work, ask=ask, estimate=estimate, free_bytes=free_bytes)
+    return Preflight(plan=plan, work=work, ask=ask, estimate=estimate, free_bytes=free_bytes, left_out=left_out)
+
+
+def _enter(settings: BatchSettings, champion: Version) -> tuple[Entry | None, str | None]:
+    """The running experiment; or why a challenger in the shadow is left out, which never keeps a job from running.
+
+    Raises: ModelError for the challenger of another mode.
+    """
+    experiment = running(settings.registry, settings.model, champion)
+    if experiment is None:
+        return None, None
+    if experiment.mode is Mode.SHADOW and settings.monitoring.uri is None:
+        return None, "there is no prediction log to record it in. Set monitoring.uri."
+    try:
+        return enter(settings.registry, experiment), None
+    except ZaphodError as error:
+        if experiment.mode is not Mode.SHADOW:
+            raise
+        return None, error.message
 
 
 def first_rows(ready: Preflight, schema: Schema, *, num_rows: int) -> Columns:
@@ -176,7 +202,7 @@ def _check_names(ask: Ask, settings: BatchSettings, keep: Sequence[str]) -> None
     taken = {
         *made,
         "model_version",
-        *(["variant"] if ask.trial is not None else []),
+        *(["variant"] if ask.trial is not None and not ask.shadow else []),
         *_REJECT_COLUMNS,
         *(f"{CHALLENGER}{name}" for name in (*made, "version")),
     }

@@ -60,12 +60,15 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     def kept_schema(self) -> pa.Schema:
         return pa.ipc.read_schema(pa.py_buffer(self.kept))
 
-    def ask(self) -> Ask:
-        """Loads what is not loaded yet. Raises: ModelError."""
+    def ask(self, *, shadow: bool = True) -> Ask:
+        """Loads what is not loaded yet. shadow: with a challenger in the shadow, if there is one.
+
+        Raises: ModelError; for a challenger in the shadow, too.
+        """
         champion, entry = load_model(self.champion), self.entry
         origin = origin_of(self.champion, champion, entry, variant=CHAMPION, answered=True)
         trial = theirs = None
-        if entry is not None and entry.experiment.mode is Mode.AB:
+        if entry is not None and (entry.experiment.mode is Mode.AB or (entry.is_shadow and shadow)):
             rival = load_model(entry.challenger)
             trial = trial_of(entry, Contender(champion.predictor, origin), model=champion, rival=rival)
         if self.challenger is not None:
@@ -79,6 +82,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
             challenger_origin=theirs,
             entity=self.entity,
             trial=trial,
+            shadow=entry is not None and entry.is_shadow,
         )
 
     def wanted(self, ask: Ask) -> Wanted:
@@ -102,7 +106,8 @@ def score_unit(unit: Unit, work: Work) -> Receipt:
                 f"Cannot score {unit.path}: the process died {work.max_attempts} times, perhaps for lack of memory. "
                 "Lower batch_rows or max_tasks.",
             )
-        receipt = _score(unit, work, work.ask())
+        # A process may have died of the challenger in the shadow, which must not cost the champion's answer.
+        receipt = _score(unit, work, work.ask(shadow=attempt == 1))
     except CorruptFileError as error:
         if work.on_corrupt is OnCorrupt.FAIL:
             return Receipt.failed(unit.id, error.message)

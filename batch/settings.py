@@ -45,7 +45,8 @@ class BatchSettings(Settings):
 
     experiment: bool = True
     """Take part in the model's running experiment, as the other arms do, when the model is named by its champion and no
-    challenger is set: `ab` splits the rows by their entity, `interleave` scores a challenger beside."""
+    challenger is set: `ab` splits the rows by their entity, `interleave` scores a challenger beside, `shadow` scores
+    its share of the rows for the prediction log alone."""
 
     entity: str | None = None
     """The column that names whom a row is about, a kept one or a field of the model. Text or whole numbers."""

@@ -32,19 +32,23 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     experiment: Experiment
     challenger: Version
 
+    @property
+    def is_shadow(self) -> bool:
+        return self.experiment.mode is Mode.SHADOW
 
-def enter(registry: str, reference: str, champion: Version) -> Entry | None:
-    """None when no experiment of this champion runs, or it is one of the other arms alone.
 
-    Raises: ModelNotFoundError, ModelLoadError.
-    """
+def running(registry: str, reference: str, champion: Version) -> Experiment | None:
+    """The experiment of this champion, where the model is asked for by that name."""
     parsed = Reference.parse(reference)
     if parsed.alias != CHAMPION:
         return None
     experiment = Registry.open(registry).state(parsed.name).experiment
-    if experiment is None or experiment.champion != champion.version or experiment.mode is Mode.SHADOW:
-        return None
-    return Entry(experiment=experiment, challenger=resolve(registry, f"{parsed.name}@{experiment.challenger}"))
+    return experiment if experiment is not None and experiment.champion == champion.version else None
+
+
+def enter(registry: str, experiment: Experiment) -> Entry:
+    """Raises: ModelNotFoundError, ModelLoadError."""
+    return Entry(experiment=experiment, challenger=resolve(registry, f"{experiment.model}@{experiment.challenger}"))
 
 
 def origin_of(version: Version, model: Model, entry: Entry | None, *, variant: str, answered: bool) -> Origin:
@@ -60,9 +64,12 @@ def origin_of(version: Version, model: Model, entry: Entry | None, *, variant: s
 
 
 def trial_of(entry: Entry, champion: Contender, *, model: Model, rival: Model) -> Trial:
-    """Mode `ab`. model, rival: champion and challenger. Raises: ConfigError when they cannot be compared."""
+    """Modes `ab` and `shadow`. model, rival: champion and challenger.
+
+    Raises: ConfigError when they cannot be compared.
+    """
     experiment = entry.experiment
-    theirs = origin_of(entry.challenger, model, entry, variant=CHALLENGER, answered=True)
+    theirs = origin_of(entry.challenger, model, entry, variant=CHALLENGER, answered=not entry.is_shadow)
     return Trial(
         experiment=experiment,
         champion=champion,

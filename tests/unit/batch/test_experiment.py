@@ -12,14 +12,21 @@ import pandas as pd
 import pytest
 from sklearn.dummy import DummyRegressor
 
+from batch.commit import Staging
+from batch.preflight import preflight
+from batch.score import score_unit
 from tests import models
 from tests.batch import tables
-from zaphod.errors import ConfigError
+from zaphod.bundle import Bundle
+from zaphod.columns import Columns
+from zaphod.errors import ConfigError, PredictionError
 from zaphod.experiment.assignment import Splitter, threshold_of
 from zaphod.experiment.plan import MetricPlan, Plan
 from zaphod.experiment.spec import Experiment, Mode, Phase, write_plan
 from zaphod.packaging import package
+from zaphod.predictor import Predictions
 from zaphod.registry import CHAMPION, Registry
+from zaphod.sklearn_predictor import SklearnPredictor
 
 NUM_ROWS = 3 * 200
 
@@ -154,3 +161,78 @@ def test_an_entity_nobody_reads_is_refused(tmp_path: Path, constants: Registry) 
     """A column that is neither kept nor a field would be missing in every file."""
     with pytest.raises(ConfigError, match="Name it in keep"):
         score(tmp_path, constants, entity="customer")
+
+
+def test_a_challenger_in_the_shadow_is_recorded_and_nothing_else(tmp_path: Path, constants: Registry) -> None:
+    """The files are those of a job without it; the log has what it says of its share of the entities."""
+    before = score(tmp_path, constants, entity="id", output=str(tmp_path / "before"))
+    begin(constants, Mode.SHADOW)
+
+    got = score(tmp_path, constants, entity="id")
+
+    pd.testing.assert_frame_equal(got, before)
+    records = logged(tmp_path)
+    shadow = records[records["variant"] == "challenger"]
+    mine = {entity for entity in got.index if Splitter("salt").bucket(entity) < threshold_of(0.5)}
+    assert set(shadow["mode"]) == {"shadow"}
+    assert len(shadow) == len(mine)
+    assert set(shadow["output.value"]) == {2.0}
+    assert not shadow["answered"].any()
+    assert (records["variant"] == "champion").sum() == 2 * NUM_ROWS
+
+
+def test_a_shadow_that_fails_costs_nothing(
+    tmp_path: Path, constants: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its failure stands in the log; every row has the champion's answer."""
+    begin(constants, Mode.SHADOW)
+    predict = SklearnPredictor.predict
+
+    def refuse(self: SklearnPredictor, columns: Columns) -> Predictions:
+        answer = predict(self, columns)
+        if answer.values is not None and (answer.values == 2.0).any():
+            raise PredictionError("Cannot predict: it is broken.")
+        return answer
+
+    monkeypatch.setattr(SklearnPredictor, "predict", refuse)
+    monkeypatch.setattr(Bundle, "load_predictor", Bundle.load_reference)
+
+    got = score(tmp_path, constants, entity="id")
+
+    assert set(got["value"]) == {1.0}
+    shadow = logged(tmp_path).query("variant == 'challenger'")
+    assert set(shadow["status"]) == {"failed"}
+
+
+def test_a_unit_whose_process_died_is_done_without_the_shadow(tmp_path: Path, constants: Registry) -> None:
+    """It may have died of it."""
+    begin(constants, Mode.SHADOW)
+    tables.write_input(tmp_path / "input")
+    settings = tables.make_settings(
+        tmp_path, constants, model="constant", monitoring={"uri": str(tmp_path / "monitoring"), "features": False}
+    )
+    ready = preflight(settings)
+    unit = ready.plan.units[0]
+    Staging.open(settings.output, ready.plan.run_id).note_attempt(unit.id)
+
+    assert score_unit(unit, ready.work).error is None
+
+    assert set(logged(tmp_path)["variant"]) == {"champion"}
+
+
+def test_a_shadow_that_cannot_be_asked_is_left_out(tmp_path: Path, constants: Registry) -> None:
+    """Without a log there is nowhere to record it; a broken bundle does not end the job."""
+    begin(constants, Mode.SHADOW)
+    tables.write_input(tmp_path / "input")
+    without_log = tables.make_settings(tmp_path, constants, model="constant")
+    with_log = tables.make_settings(
+        tmp_path, constants, model="constant", monitoring={"uri": str(tmp_path / "monitoring"), "features": False}
+    )
+    assert preflight(with_log).left_out is None
+    assert "monitoring.uri" in (preflight(without_log).left_out or "")
+
+    (tmp_path / "registry/constant/2/model.skops").write_bytes(b"broken")
+
+    ready = preflight(with_log)
+    assert ready.left_out is not None
+    assert ready.work.entry is None
