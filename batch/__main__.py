@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,37 +15,57 @@ import pydantic
 import typer
 from rich.console import Console
 
-from batch.files import from_home
-from batch.settings import BatchSettings
+from batch.execution import join_ahead, ray_executor
+from batch.settings import BatchSettings, from_home
 from zaphod.errors import ZaphodError
 from zaphod.settings import load_settings
 
 if typing.TYPE_CHECKING:
-    from batch.job import Execute, Outcome
+    from batch.job import Execute, Outcome, RejectLimitError
     from batch.preflight import Preflight
+    from batch.tasks import TaskPool
 
 
 def run(*, config: Path, dry_run: bool, flags: dict[str, object]) -> int:
     """The exit code: 0 published, 1 an error, 2 too many rows rejected."""
     console = Console()
-    # Half a second of imports that `--help` and a wrong setting need not wait for.
-    from batch.job import Job, RejectLimitError
-
     home = Path(os.environ.get("ZAPHOD_HOME") or Path.cwd())
+    run_dir = home / "var" / "run"
     try:
         settings = load_settings(BatchSettings, path=config, flags=flags, environ=os.environ)
         settings = _at_home(settings, home)
-        job = Job(settings, open_executor=lambda seconds: _executor(settings, seconds, home), console=console)
+        with contextlib.nullcontext() if dry_run else join_ahead(settings, run_dir=run_dir) as joined:
+            return _run(settings, dry_run=dry_run, run_dir=run_dir, joined=joined, console=console)
+    except ZaphodError as error:
+        return _complain(error)
+
+
+def _run(
+    settings: BatchSettings,
+    *,
+    dry_run: bool,
+    run_dir: Path,
+    joined: Callable[[], TaskPool] | None,
+    console: Console,
+) -> int:
+    # Half a second of imports that `--help` and a wrong setting need not wait for.
+    from batch.job import Job, RejectLimitError
+
+    job = Job(
+        settings,
+        open_executor=lambda seconds: _executor(settings, seconds, run_dir=run_dir, joined=joined),
+        console=console,
+    )
+    try:
         ready = job.check()
         show_plan(console, ready, settings)
         if not dry_run:
             show_outcome(console, job.run(ready))
     except RejectLimitError as error:
-        _complain(error.message)
-        return 2
+        return _complain(error, code=2)
     except ZaphodError as error:
-        _complain(error.message)
-        return 1
+        # At once: leaving a cluster that does not answer may take a while.
+        return _complain(error)
     return 0
 
 
@@ -67,14 +88,15 @@ def _at_home(settings: BatchSettings, home: Path) -> BatchSettings:
     return settings.model_copy(update=changes)
 
 
-def _executor(settings: BatchSettings, seconds: float | None, home: Path) -> contextlib.AbstractContextManager[Execute]:
+def _executor(
+    settings: BatchSettings, seconds: float | None, *, run_dir: Path, joined: Callable[[], TaskPool] | None
+) -> contextlib.AbstractContextManager[Execute]:
     """seconds: what is left to do, on one core."""
-    from batch.execution import ray_executor
     from batch.inline import inline_executor
 
     if seconds is not None and seconds < settings.in_process_s:
         return inline_executor()
-    return ray_executor(settings, run_dir=home / "var" / "run")
+    return ray_executor(settings, run_dir=run_dir, seconds=seconds, joined=joined)
 
 
 def show_plan(console: Console, ready: Preflight, settings: BatchSettings) -> None:
@@ -168,8 +190,10 @@ def _option(name: str, kind: type, default: object, *, help_text: str) -> inspec
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _complain(message: str) -> None:
-    Console(stderr=True).print(message, style="red", soft_wrap=True, highlight=False, markup=False)
+def _complain(error: ZaphodError | RejectLimitError, *, code: int = 1) -> int:
+    """The exit code."""
+    Console(stderr=True).print(error.message, style="red", soft_wrap=True, highlight=False, markup=False)
+    return code
 
 
 if __name__ == "__main__":

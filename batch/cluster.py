@@ -21,6 +21,11 @@ class Cluster:
     joined: bool
 
 
+def is_running(run_dir: Path) -> bool:
+    """Whether `connect` would join a Ray that is there, by what the environment and the home say."""
+    return bool(os.environ.get("RAY_ADDRESS")) or machine.read_run_file(run_dir) is not None
+
+
 @contextlib.contextmanager
 def connect(*, run_dir: Path, ray_env: Path) -> Iterator[Cluster]:
     """Leaves no process behind. Raises: ConfigError; EnvironmentNotReadyError when Ray is not to be had."""
@@ -29,6 +34,8 @@ def connect(*, run_dir: Path, ray_env: Path) -> Iterator[Cluster]:
     # Not before: Ray reads its environment, the way to authenticate in it, when it is imported.
     import ray
 
+    # It warns of being connected to from another thread than the first, which is meant.
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         if place.address is None:
             machine.end_orphans(run_dir)

@@ -14,15 +14,6 @@ import pyarrow as pa
 
 from zaphod.location import Location
 
-_SQLITE = "sqlite:///"
-
-
-def from_home(uri: str, home: Path) -> str:
-    """An address as it is; a path, also that of `sqlite:///<path>`, made absolute from the home."""
-    if uri.startswith(_SQLITE):
-        return f"{_SQLITE}{home / uri.removeprefix(_SQLITE)}"
-    return uri if "://" in uri else str(home / uri)
-
 
 class HashingSink(io.RawIOBase):
     """Passes bytes on and keeps their sha256 and number."""

@@ -12,8 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from batch.files import from_home
-from batch.settings import BatchSettings
+from batch.settings import BatchSettings, from_home
 from zaphod.lookup import PublishedPredictions
 from zaphod.settings import load_settings
 

@@ -10,6 +10,8 @@ import pydantic
 from zaphod.monitoring.settings import LogSettings
 from zaphod.settings import Settings
 
+_SQLITE = "sqlite:///"
+
 
 class OnCorrupt(enum.StrEnum):
     """What happens to a file that cannot be read."""
@@ -110,6 +112,10 @@ class BatchSettings(Settings):
     """A job that one core does in so many seconds, by the pre-flight's estimate, is done in this process: Ray takes
     longer to start. 0 always uses Ray."""
 
+    ray_data_s: pydantic.NonNegativeFloat = 3_600.0
+    """A job that would keep one core busy for so many seconds is carried by Ray Data, whose progress Ray's dashboard
+    shows; a shorter one by plain Ray tasks, which start five seconds sooner. 0 always uses Ray Data."""
+
     cpus_per_task: float = pydantic.Field(default=0.5, gt=0.0)
     """What a task reserves of Ray's CPUs. Half of one leaves room beside a server's replicas."""
 
@@ -153,3 +159,10 @@ class BatchSettings(Settings):
         if doubles:
             raise ValueError(f"Expected column names that differ, got {doubles} twice")
         return keep
+
+
+def from_home(uri: str, home: Path) -> str:
+    """An address as it is; a path, also that of `sqlite:///<path>`, made absolute from the home."""
+    if uri.startswith(_SQLITE):
+        return f"{_SQLITE}{home / uri.removeprefix(_SQLITE)}"
+    return uri if "://" in uri else str(home / uri)

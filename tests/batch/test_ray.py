@@ -104,6 +104,30 @@ input()
 """
 
 
+def test_a_long_job_is_carried_by_ray_data(tmp_path: Path, registry: Registry, one_cpu: dict[str, str]) -> None:
+    """The same bytes, in more time."""
+    tables.write_input(tmp_path / "input")
+    write_config(tmp_path, registry)
+
+    done = batch(tmp_path, "--ray-data-s", "0", **one_cpu)
+
+    assert done.returncode == 0, done.stderr
+    assert "600 of 600 rows (100%)" in done.stdout
+    assert result(tmp_path) == undisturbed(tmp_path, registry)
+
+
+def test_a_cluster_without_a_free_cpu_is_told(tmp_path: Path, registry: Registry, one_cpu: dict[str, str]) -> None:
+    """A task that asks for more than there is waits no longer than `stall_timeout_s`."""
+    tables.write_input(tmp_path / "input")
+    write_config(tmp_path, registry, cpus_per_task=8.0, stall_timeout_s=1)
+
+    done = batch(tmp_path, **one_cpu)
+
+    assert done.returncode == 1, done.stdout
+    assert "no unit has finished for 1 s" in done.stderr
+    assert not (tmp_path / "output" / "runs").exists()
+
+
 @pytest.mark.fault
 def test_a_killed_driver_goes_on_where_it_was(tmp_path: Path, registry: Registry, one_cpu: dict[str, str]) -> None:
     """`kill -9` with units in flight on Ray: no run is visible, and the next start finishes it byte for byte."""
