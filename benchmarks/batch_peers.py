@@ -11,8 +11,9 @@ import functools
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,9 @@ from zaphod.columns import Columns
 from zaphod.predictor import Predictor
 from zaphod.registry import Registry
 from zaphod.schema import Schema
+
+Predict: TypeAlias = Callable[[str, pa.Table], pa.Table]
+"""The registry, and rows as they were read, to what is written."""
 
 KEPT = ["transaction_id", "ts"]
 NUM_PROCESSES = 2
@@ -76,19 +80,19 @@ def add(table: pa.Table, labels: object, probabilities: np.ndarray) -> pa.Table:
     return pa.table(columns)
 
 
-def loop(predict_table: object, registry: str, path: Path, output: Path) -> None:
+def loop(predict_table: Predict, registry: str, path: Path, output: Path) -> None:
     """One file: read, predict in batches, write."""
     file = pq.ParquetFile(path)
     writer: pq.ParquetWriter | None = None
     for batch in file.iter_batches(32_768, use_threads=False):
-        got = predict_table(registry, pa.Table.from_batches([batch]))  # type: ignore[operator]
+        got = predict_table(registry, pa.Table.from_batches([batch]))
         writer = writer or pq.ParquetWriter(output / path.name, got.schema, use_dictionary=["label"])
         writer.write_table(got)
     if writer is not None:
         writer.close()
 
 
-def bare(predict_table: object, source: Path, output: Path, registry: str) -> None:
+def bare(predict_table: Predict, source: Path, output: Path, registry: str) -> None:
     """Pyarrow in two processes, a file at a time."""
     output.mkdir(parents=True, exist_ok=True)
     work = functools.partial(loop, predict_table, registry, output=output)
@@ -153,12 +157,12 @@ def predict_float32(path: str, registry: str, table: pa.Table) -> pa.Table:
     return add(table, labels, probabilities)
 
 
-def polars(source: Path, output: Path, registry: str) -> None:
+def polars(source: Path, output: Path, registry: str, predict_table: Predict = predict) -> None:
     """A lazy scan through a Python function into a sink."""
     import polars as pl
 
     def apply(frame: pl.DataFrame) -> pl.DataFrame:
-        return pl.from_arrow(predict(registry, frame.to_arrow()))  # type: ignore[return-value]
+        return pl.from_arrow(predict_table(registry, frame.to_arrow()))  # type: ignore[return-value]
 
     schema = pl.Schema(
         {
@@ -174,7 +178,7 @@ def polars(source: Path, output: Path, registry: str) -> None:
     lazy.sink_parquet(output / "out.parquet", engine="streaming")
 
 
-def daft(source: Path, output: Path, registry: str) -> None:
+def daft(source: Path, output: Path, registry: str, predict_table: Predict = predict) -> None:
     """A batch function on the columns."""
     import daft
     from daft import DataType, Series
@@ -184,7 +188,7 @@ def daft(source: Path, output: Path, registry: str) -> None:
     @daft.udf(return_dtype=DataType.float64(), batch_size=131_072)
     def probability(*columns: Series) -> pa.Array:
         table = pa.table(dict(zip([*schema.names, *KEPT], [column.to_arrow() for column in columns], strict=True)))
-        return predict(registry, table).column("probability_1").combine_chunks()
+        return predict_table(registry, table).column("probability_1").combine_chunks()
 
     frame = daft.read_parquet(str(source / "*.parquet"))
     scored = frame.with_column(
@@ -194,7 +198,7 @@ def daft(source: Path, output: Path, registry: str) -> None:
     scored.select(*KEPT, "label", "probability_0", "probability_1").write_parquet(str(output))
 
 
-def pyspark(source: Path, output: Path, registry: str) -> None:
+def pyspark(source: Path, output: Path, registry: str, predict_table: Predict = predict) -> None:
     """MapInArrow on local[2]."""
     os.environ["PYSPARK_PYTHON"] = sys.executable
     from pyspark.sql import SparkSession
@@ -212,7 +216,7 @@ def pyspark(source: Path, output: Path, registry: str) -> None:
 
     def apply(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            yield from predict(registry, pa.Table.from_batches([batch])).combine_chunks().to_batches()
+            yield from predict_table(registry, pa.Table.from_batches([batch])).combine_chunks().to_batches()
 
     kinds = "transaction_id string, ts long, label long, probability_0 double, probability_1 double"
     spark.read.parquet(str(source)).mapInArrow(apply, kinds).write.mode("overwrite").parquet(str(output))
@@ -227,7 +231,7 @@ def start_ray() -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
-def ray_documented(source: Path, output: Path, registry: str) -> None:
+def ray_documented(source: Path, output: Path, registry: str, predict_table: Predict = predict) -> None:
     """read_parquet, a class in an actor pool, write_parquet: the page on batch inference."""
     import ray.data
 
@@ -235,7 +239,7 @@ def ray_documented(source: Path, output: Path, registry: str) -> None:
 
     class Score:
         def __call__(self, table: pa.Table) -> pa.Table:
-            return predict(registry, table)
+            return predict_table(registry, table)
 
     # One actor: two would own both CPUs, and reading could not begin.
     pool = ray.data.ActorPoolStrategy(size=1)
@@ -261,9 +265,14 @@ def ray_fused(source: Path, output: Path, registry: str) -> None:
     dataset.map_batches(work, batch_size=None, batch_format="pyarrow", num_cpus=0.5, compute=tasks).materialize()
 
 
-PEERS = {
+PEERS: dict[str, Callable[..., None]] = {
     each.__name__: each
     for each in (bare_onnx, bare_onnx_float32, bare_sklearn, ray_fused, ray_documented, polars, daft, pyspark)
+}
+# As their users would, who have scikit-learn and no compiled model.
+PEERS |= {
+    f"{each.__name__}_sklearn": functools.partial(each, predict_table=predict_sklearn)
+    for each in (ray_documented, polars, daft, pyspark)
 }
 
 

@@ -4,9 +4,11 @@
                                      [--results FILE]
 
 Measured: wall time of the whole command, seen from outside, for a small and a large table with the same columns, on
-the same files, in turns; the best of `--repeat`. Margin = (large - small rows) / (large - small seconds). Fixed =
-seconds for the small table. Memory = the highest sum of PSS over the process tree, looked at once a second. CPU = user
-and system seconds of the process tree, as last seen twice a second: what is left of a comparison on a busy machine.
+the same files, in turns; the best of `--repeat`. Ours with its prediction log, as configs/batch.yaml has it, and
+without (`zaphod_without_log`), for the others write none. Margin = (large - small rows) / (large - small seconds).
+Fixed = seconds for the small table. Memory = the highest sum of PSS over the process tree, looked at once a second.
+CPU = user and system seconds of the process tree, as last seen twice a second: what is left of a comparison on a busy
+machine.
 With `--results` runs are kept in a file and added to those in it, so that a long comparison can be made in short turns.
 Not measured: reading from a cold disk (the files were just written), a network, more than one node.
 Polars, Daft and PySpark are no dependencies of ours: they are left out, and said to be, unless `--peers` names the
@@ -42,9 +44,17 @@ WORK = ROOT / "var" / "bench" / "batch"
 REGISTRY = WORK / "registry"
 _LOOK_S = 0.5
 _LOOKS_PER_PSS = 2
-OURS = ("zaphod", "zaphod_on_cluster", "zaphod_default")
+_SETTLE_S = 2.0
+_SETTLED = 0.15  # of a core
+ON_CLUSTER = ("zaphod_on_cluster", "zaphod_without_log")
+OURS = ("zaphod", *ON_CLUSTER, "zaphod_default")
 EXTERNAL = ("polars", "daft", "pyspark")
-PEERS = ("bare_onnx", "bare_onnx_float32", "bare_sklearn", "ray_fused", "ray_documented", *EXTERNAL)
+# These have one process for both cores: scikit-learn's trees may use both.
+ONE_PROCESS = ("polars_sklearn", "daft_sklearn")
+PEERS = (
+    "bare_onnx", "bare_onnx_float32", "bare_sklearn", "ray_fused", "ray_documented", "ray_documented_sklearn",
+    *EXTERNAL, *(f"{name}_sklearn" for name in EXTERNAL),
+)  # fmt: skip
 
 
 @dataclass
@@ -80,10 +90,11 @@ class Figures:
 
 
 def data(rows: int) -> Path:
-    """Ten files; written once."""
+    """Ten files, and more where they would have more rows than half a million; written once."""
     folder = WORK / f"rows-{rows}"
-    if not (folder / "part-0009.parquet").exists():
-        transactions.write(folder, num_rows=rows, num_files=10)
+    num_files = max(10, rows // 500_000)
+    if not (folder / f"part-{num_files - 1:04d}.parquet").exists():
+        transactions.write(folder, num_rows=rows, num_files=num_files)
     return folder
 
 
@@ -203,7 +214,19 @@ def start_cluster() -> dict[str, str]:
         ],
         env={**os.environ, **ray_env, machine.MARK: str(WORK / "cluster")}, check=True, capture_output=True,
     )  # fmt: skip
+    settle()
     return {**ray_env, "RAY_ADDRESS": f"{machine.RAY_HOST}:{port}"}
+
+
+def settle() -> None:
+    """A cluster that has just been started is busy for some seconds with starting; one that runs is not."""
+    before = -1.0
+    while True:
+        now = sum(seconds_of(each) for each in machine.marked_processes(WORK / "cluster"))
+        if 0 <= now - before < _SETTLED * _SETTLE_S:
+            return
+        before = now
+        time.sleep(_SETTLE_S)
 
 
 def measure(names: list[str], sizes: list[int], *, repeat: int, peers: Path | None) -> dict[str, Figures]:
@@ -215,8 +238,12 @@ def measure(names: list[str], sizes: list[int], *, repeat: int, peers: Path | No
         for rows in sizes:
             for name in names:
                 environ = dict(base)
-                if name == "zaphod_on_cluster":
+                if name in ON_CLUSTER:
                     environ |= start_cluster()
+                if name == "zaphod_without_log":
+                    environ["ZAPHOD_MONITORING"] = "{features: false}"
+                if name in ONE_PROCESS:
+                    environ["OMP_NUM_THREADS"] = "2"
                 try:
                     figures[name].runs.setdefault(rows, []).append(run(name, rows, environ=environ))
                 finally:
@@ -244,7 +271,7 @@ def keep(path: Path, figures: dict[str, Figures]) -> dict[str, Figures]:
 def show(figures: dict[str, Figures], *, small: int, large: int) -> None:
     """The table, and the ratio of our margin to each; of those that were run on both tables."""
     figures = {name: each for name, each in figures.items() if {small, large} <= set(each.runs)}
-    ours = next((figures[name] for name in ("zaphod_on_cluster", "zaphod") if name in figures), None)
+    ours = next((figures[name] for name in (*ON_CLUSTER, "zaphod") if name in figures), None)
     print(
         f"\n| | fixed s ({small:,} rows) | rows/s on the margin | ours / theirs | CPU us a row | theirs / ours | "
         "peak PSS GB |\n|---|---|---|---|---|---|---|"
@@ -286,7 +313,8 @@ def main() -> None:
         registry.set_alias("fraud", alias=CHAMPION, version=packaged.version, action="promote", why="benchmark")
     sys.path += [str(arguments.peers)] if arguments.peers else []
     names = arguments.only.split(",")
-    missing = [name for name in names if name in EXTERNAL and importlib.util.find_spec(name) is None]
+    package = {name: name.removesuffix("_sklearn") for name in names}
+    missing = [name for name in names if package[name] in EXTERNAL and importlib.util.find_spec(package[name]) is None]
     if missing:
         print(f"left out, not installed: {', '.join(missing)}")
     names = [name for name in names if name not in missing]
