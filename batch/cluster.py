@@ -21,24 +21,25 @@ class Cluster:
     joined: bool
 
 
-def is_running(run_dir: Path) -> bool:
-    """Whether `connect` would join a Ray that is there, by what the environment and the home say."""
-    return bool(os.environ.get("RAY_ADDRESS")) or machine.read_run_file(run_dir) is not None
+def find(*, run_dir: Path, ray_env: Path) -> machine.RayPlace:
+    """Where Ray is or is to be, with its environment set in this process. Raises: ConfigError."""
+    place = machine.find_ray(run_dir, ray_env=ray_env)
+    os.environ.update(place.environ)
+    if place.address is None:
+        machine.end_orphans(run_dir)
+    return place
 
 
 @contextlib.contextmanager
-def connect(*, run_dir: Path, ray_env: Path) -> Iterator[Cluster]:
-    """Leaves no process behind. Raises: ConfigError; EnvironmentNotReadyError when Ray is not to be had."""
-    place = machine.find_ray(run_dir, ray_env=ray_env)
-    os.environ.update(place.environ)
-    # Not before: Ray reads its environment, the way to authenticate in it, when it is imported.
+def connect(place: machine.RayPlace) -> Iterator[Cluster]:
+    """Leaves no process behind. Raises: EnvironmentNotReadyError when Ray is not to be had."""
+    # Not before `find`: Ray reads its environment, the way to authenticate in it, when it is imported.
     import ray
 
     # It warns of being connected to from another thread than the first, which is meant.
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         if place.address is None:
-            machine.end_orphans(run_dir)
             ray.init(
                 "local",  # without it Ray joins whatever else was started on this machine
                 _node_ip_address=machine.RAY_HOST,

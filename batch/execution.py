@@ -9,13 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batch.cluster import connect, is_running
+from batch.cluster import connect, find
 from batch.settings import BatchSettings
+from batch.tasks import TaskPool
 
-# What scores is imported where it is used: by then the connection to Ray, which takes as long, is under way.
 if TYPE_CHECKING:
     from batch.job import Execute
-    from batch.tasks import TaskPool
 
 
 @contextlib.contextmanager
@@ -25,16 +24,17 @@ def join_ahead(settings: BatchSettings, *, run_dir: Path) -> Iterator[Callable[[
     Gives what waits for it, and raises EnvironmentNotReadyError; None where there is no cluster yet, or where the job
     may need none.
     """
-    if settings.in_process_s > 0 or not is_running(run_dir):
+    place = find(run_dir=run_dir, ray_env=settings.ray_env) if settings.in_process_s == 0 else None
+    if place is None or place.address is None:
         yield None
         return
+    # In this thread, with nothing beside it: the sooner it is done, the sooner the workers begin.
+    import ray  # noqa: F401
+
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(max_workers=1) as threads:
 
         def join() -> TaskPool:
-            cluster = stack.enter_context(connect(run_dir=run_dir, ray_env=settings.ray_env))
-            from batch.tasks import TaskPool
-
-            pool = TaskPool(cluster, settings)
+            pool = TaskPool(stack.enter_context(connect(place)), settings)
             pool.warm_up()
             return pool
 
@@ -54,13 +54,12 @@ def ray_executor(
     seconds: what is left to do, on one core, where that is known. joined: from `join_ahead`.
     """
     from batch import dataset
-    from batch.tasks import TaskPool
 
     with contextlib.ExitStack() as stack:
         if joined is not None:
             pool = joined()
         else:
-            pool = TaskPool(stack.enter_context(connect(run_dir=run_dir, ray_env=settings.ray_env)), settings)
+            pool = TaskPool(stack.enter_context(connect(find(run_dir=run_dir, ray_env=settings.ray_env))), settings)
         if seconds is not None and seconds >= settings.ray_data_s:
             yield functools.partial(dataset.execute, settings=settings, num_tasks=pool.size)
         else:

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import msgspec
 
-from batch.commit import Receipt
-from batch.model import load_model, resolve
-from batch.plan import Unit
-from batch.score import Work, score_unit
-from batch.settings import BatchSettings
 from zaphod.errors import BatchError, ZaphodError
 
+# What a unit needs is imported where it is used: half a second, which the first tasks are not to wait for.
 if TYPE_CHECKING:
     from ray import ObjectRef
 
     from batch.cluster import Cluster
+    from batch.commit import Receipt
+    from batch.plan import Unit
+    from batch.score import Work
+    from batch.settings import BatchSettings
 
 # Beyond this many tasks small units share one: each costs a few milliseconds.
 _MAX_TASKS = 2_000
@@ -57,6 +57,8 @@ class TaskPool:
         import ray
         import ray.exceptions
 
+        from batch.commit import Receipt
+
         if not self._warming:
             self.warm_up()
         size = -(-len(units) // _MAX_TASKS)
@@ -86,6 +88,10 @@ class TaskPool:
 
 def perform(units: Sequence[bytes], work: bytes, *, ready_for: tuple[str, str] | None = None) -> list[bytes]:
     """In a worker: a receipt for each unit. ready_for: a registry and a model, to be loaded before there are units."""
+    from batch.model import load_model, resolve
+    from batch.plan import Unit
+    from batch.score import Work, score_unit
+
     if ready_for is not None:
         # A failure shows where it matters, with the first unit.
         with contextlib.suppress(ZaphodError):
