@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 
-from streaming.patience import patiently
+from streaming.loop import Loop
 from streaming.queues.base import Cause, Consumer, DeadLetter, Event, MicroBatch, Queue
 from streaming.queues.factory import open_queue
 from streaming.settings import StreamingSettings
@@ -27,29 +26,17 @@ class OutcomeConsumer:
     def __init__(self, queue: Queue, log: OutcomeLog, *, lease_s: float) -> None:
         self._queue = queue
         self._log = log
-        self._lease_s = lease_s
         self._consumer: Consumer = queue.consumer(f"outcomes-{os.getpid()}-{os.urandom(4).hex()}", lease_s=lease_s)
-        self._stopping = threading.Event()
+        self._loop = Loop(self._consumer, lease_s=lease_s, first_s=0.05, longest_s=5.0)
         self.num_taken = 0
 
     def stop(self) -> None:
         """From a signal handler or another thread."""
-        self._stopping.set()
-        self._consumer.wake()
+        self._loop.stop()
 
     def run(self) -> None:
         """Until `stop`. Outages of the queue are waited out."""
-        renewal = threading.Thread(target=self._renew, name="renew", daemon=True)
-        renewal.start()
-        try:
-            while not self._stopping.is_set():
-                patiently(self.step, stopping=self._stopping, first_s=0.05, longest_s=5.0, tell=lambda _: None)
-        except QueueUnavailableError:
-            pass  # stopped while it was away: what is not committed is read again
-        finally:
-            self._stopping.set()
-            self._consumer.close()
-            renewal.join()
+        self._loop.run(self.step)
 
     def step(self) -> int:
         """One batch of one partition; the number of its events. Raises: QueueUnavailableError."""
@@ -81,13 +68,6 @@ class OutcomeConsumer:
     def _acquire(self) -> None:
         for partition in set(range(self._queue.num_partitions)) - self._consumer.partitions:
             self._consumer.acquire(partition)
-
-    def _renew(self) -> None:
-        while not self._stopping.wait(self._lease_s / 3):
-            try:
-                self._consumer.renew()
-            except QueueUnavailableError:
-                continue  # the fence keeps a late commit out
 
 
 def open_consumer(settings: StreamingSettings) -> OutcomeConsumer:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import msgspec
 
 from streaming import events
-from streaming.patience import patiently
+from streaming.loop import Loop
 from streaming.queues.base import Cause, Consumer, DeadLetter, Event, MicroBatch, Output
 from streaming.settings import ScoringSettings
 from streaming.stats import Stats
 from zaphod.columns import Row
-from zaphod.errors import FencedError, InvalidInputError, PredictionError, QueueUnavailableError
+from zaphod.errors import FencedError, InvalidInputError, PredictionError
 from zaphod.outputs import to_rows
 from zaphod.served import Scored, ServedModel, Snapshot
 
@@ -63,9 +63,11 @@ class Scorer:
         self._consumer = consumer
         self._model = model
         self._settings = settings
-        self._lease_s = lease_s
         self._pause = pause
-        self._stopping = stopping or threading.Event()
+        self._loop = Loop(
+            consumer, lease_s=lease_s, first_s=2 * settings.backoff_s, longest_s=settings.max_backoff_s,
+            stopping=stopping, tell=self._tell_waiting,
+        )  # fmt: skip
         # What `assign` asked for, as one reference: partitions, and those to take over although leased.
         self._wanted: tuple[frozenset[int], frozenset[int]] | None = None
         self._retry_at = 0.0
@@ -85,22 +87,11 @@ class Scorer:
 
     def stop(self) -> None:
         """Commit what is at hand, give the leases back, then return from `run`."""
-        self._stopping.set()
-        self._consumer.wake()
+        self._loop.stop()
 
     def run(self) -> None:
         """Until `stop`. Queue outages are waited out."""
-        renewal = threading.Thread(target=self._renew, name="renew", daemon=True)
-        renewal.start()
-        try:
-            while not self._stopping.is_set():
-                self._patiently(self.step)
-        except QueueUnavailableError:
-            _log.warning("stopped while the queue could not be used; what was not committed is scored by the next")
-        finally:
-            self._stopping.set()
-            self._consumer.close()
-            renewal.join()
+        self._loop.run(self.step)
 
     def step(self) -> int:
         """One micro-batch of one partition; returns the number of its events, 0 when none came.
@@ -171,7 +162,7 @@ class Scorer:
     def _commit(self, batch: MicroBatch, answers: Answers) -> bool:
         """False when the partition belongs to another by now: nothing was written, that one scores it again."""
         try:
-            self._patiently(
+            self._loop.patiently(
                 lambda: self._consumer.commit(batch, outputs=answers.outputs, dead_letters=answers.dead_letters)
             )
         except FencedError:
@@ -241,30 +232,8 @@ class Scorer:
             cause, reason, attempts, version,
         )  # fmt: skip
 
-    def _patiently(self, action: Callable[[], object]) -> None:
-        """Waits out an unreachable queue or a full disk. Raises: QueueUnavailableError when it shall stop meanwhile."""
-        patiently(
-            action,
-            stopping=self._stopping,
-            first_s=2 * self._settings.backoff_s,
-            longest_s=self._settings.max_backoff_s,
-            tell=self._tell_waiting,
-        )
-
     def _tell_waiting(self, reason: str | None) -> None:
         self.stats.waiting = reason
-
-    def _renew(self) -> None:
-        failing = False
-        while not self._stopping.wait(self._lease_s / 3):
-            try:
-                self._consumer.renew()
-            except QueueUnavailableError as error:
-                if not failing:
-                    _log.warning("cannot renew the leases; the fence keeps a late commit out: %s", error.message)
-                failing = True
-            else:
-                failing = False
 
 
 def _encode(decoded: Sequence[_Decoded], scored: Scored, snapshot: Snapshot, partition: int, answers: Answers) -> None:
