@@ -41,7 +41,9 @@ class PoolCollector(Collector):
     def _counted(self, view: PoolView) -> Iterator[Metric]:
         labels = ["model", "partition"]
         events = CounterMetricFamily("zaphod_stream_events", "events committed, dead letters included", labels=labels)
-        dead = CounterMetricFamily("zaphod_stream_dead_letters", "events that got no answer", labels=labels)
+        dead = CounterMetricFamily(
+            "zaphod_stream_dead_letters", "events that got no answer, by cause", labels=[*labels, "cause"]
+        )
         latency = HistogramMetricFamily(
             "zaphod_stream_latency_seconds", "from the event's creation to the commit of its output", labels=labels
         )
@@ -49,7 +51,8 @@ class PoolCollector(Collector):
         for partition, counts in sorted(view.counts.items()):
             values = [self._model, str(partition)]
             events.add_metric(values, counts.num_events)
-            dead.add_metric(values, counts.num_dead)
+            for cause, number in counts.dead.items():
+                dead.add_metric([*values, cause.value], number)
             latency.add_metric(values, buckets=_latency_buckets(counts), sum_value=counts.latency.sum_s)
             sizes.add_metric(values, buckets=_size_buckets(counts), sum_value=counts.num_events)
         return iter((events, dead, latency, sizes))

@@ -168,7 +168,7 @@ class Scorer:
         except FencedError:
             self._lose(batch.partition)
             return False
-        self.stats.count(batch, num_dead=len(answers.dead_letters), now=time.time())
+        self.stats.count(batch, dead_letters=answers.dead_letters, now=time.time())
         return True
 
     def _lose(self, partition: int) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streaming.queues.base import MicroBatch
+from streaming.queues.base import Cause, DeadLetter, MicroBatch
 
 # Event to commit, in seconds: 40 steps a decade from 10 us to 1000 s, so that a quantile is right within 6 %.
 _EDGES = np.logspace(-5, 3, 321)
@@ -46,24 +47,34 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one partition, or of several added up, since the scorer began. batch_sizes: per step of `BATCH_SIZES`."""
+    """Of one partition, or of several added up, since the scorer began.
+
+    dead: number of dead letters; batch_sizes: per step of `BATCH_SIZES`.
+    """
 
     num_events: int
-    num_dead: int
+    dead: Mapping[Cause, int]
     batch_sizes: list[int]
     latency: Latency
+
+    @property
+    def num_dead(self) -> int:
+        return sum(self.dead.values())
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
             num_events=self.num_events + other.num_events,
-            num_dead=self.num_dead + other.num_dead,
+            dead={cause: self.dead[cause] + other.dead[cause] for cause in Cause},
             batch_sizes=[mine + theirs for mine, theirs in zip(self.batch_sizes, other.batch_sizes, strict=True)],
             latency=self.latency + other.latency,
         )
 
 
 NOTHING = Counts(
-    num_events=0, num_dead=0, batch_sizes=[0] * (len(BATCH_SIZES) + 1), latency=Latency([0] * (len(_EDGES) + 1))
+    num_events=0,
+    dead=dict.fromkeys(Cause, 0),
+    batch_sizes=[0] * (len(BATCH_SIZES) + 1),
+    latency=Latency([0] * (len(_EDGES) + 1)),
 )
 
 
@@ -90,7 +101,7 @@ class _Tally:
     """The mutable half of Counts."""
 
     num_events: int = 0
-    num_dead: int = 0
+    dead: Counter[Cause] = field(default_factory=Counter)
     sum_s: float = 0.0
     batch_sizes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(BATCH_SIZES) + 1, dtype=np.int64))
     latency: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(_EDGES) + 1, dtype=np.int64))
@@ -98,7 +109,7 @@ class _Tally:
     def counts(self) -> Counts:
         return Counts(
             num_events=self.num_events,
-            num_dead=self.num_dead,
+            dead={cause: self.dead[cause] for cause in Cause},
             batch_sizes=self.batch_sizes.tolist(),
             latency=Latency(self.latency.tolist(), self.sum_s),
         )
@@ -113,13 +124,13 @@ class Stats:
     waiting: str | None = None
     _tallies: dict[int, _Tally] = field(default_factory=dict)
 
-    def count(self, batch: MicroBatch, *, num_dead: int, now: float) -> None:
+    def count(self, batch: MicroBatch, *, dead_letters: Sequence[DeadLetter], now: float) -> None:
         """now: when the commit was done, seconds since the epoch."""
         tally = self._tallies.get(batch.partition)
         if tally is None:
             tally = self._tallies[batch.partition] = _Tally()
         tally.num_events += len(batch.events)
-        tally.num_dead += num_dead
+        tally.dead.update(letter.cause for letter in dead_letters)
         tally.batch_sizes[(len(batch.events) - 1).bit_length()] += 1
         ages = now - np.array([event.created for event in batch.events])
         tally.sum_s += float(ages.sum())

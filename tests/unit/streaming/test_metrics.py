@@ -13,19 +13,23 @@ from rich.console import Console
 
 from streaming.display import LineDisplay, summary, table
 from streaming.metrics import PoolCollector, serve_metrics
-from streaming.queues.base import Event, MicroBatch, Position
+from streaming.queues.base import Cause, DeadLetter, Event, MicroBatch, Position
 from streaming.stats import Latency, Stats, total
 from streaming.view import PoolView
 from zaphod import machine
 from zaphod.errors import EnvironmentNotReadyError
 
+# Of the dead letters among so many events.
+CAUSES = {1: [], 33: [Cause.UNPROCESSABLE], 66: [Cause.UNPROCESSABLE, Cause.FAILED]}
+
 
 def view(*, waiting: str | None = None) -> PoolView:
-    """Two partitions: one with 100 events in three batches and two dead letters, one with a lag of 7."""
+    """Two partitions: one with 100 events in three batches and three dead letters, one with a lag of 7."""
     stats = Stats()
     for size in (1, 33, 66):
         events = [Event(i, "id", None, b"", {}, 1000.0 - i / 1000) for i in range(size)]
-        stats.count(MicroBatch(0, 1, events), num_dead=1 if size > 1 else 0, now=1000.002)
+        letters = [DeadLetter(0, "id", None, b"", {}, 1000.0, cause, "", 1, 3) for cause in CAUSES[size]]
+        stats.count(MicroBatch(0, 1, events), dead_letters=letters, now=1000.002)
     status = stats.status(frozenset({0}), version=3, node="n")
     positions = (
         Position(0, next_offset=100, end_offset=100, owner="s1", epoch=1, expired=False, oldest_s=0.0),
@@ -38,9 +42,12 @@ def view(*, waiting: str | None = None) -> PoolView:
 
 
 def samples(text: str) -> dict[tuple[str, str], float]:
-    """Value by name and partition or bucket."""
+    """Value by name and cause, bucket or partition."""
     return {
-        (sample.name, sample.labels.get("le") or sample.labels.get("partition", "")): sample.value
+        (
+            sample.name,
+            sample.labels.get("cause") or sample.labels.get("le") or sample.labels.get("partition", ""),
+        ): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
         if sample.labels.get("partition", "0") == "0" or "lag" in sample.name
@@ -60,7 +67,8 @@ def test_prometheus_reads_every_number() -> None:
     found = samples(text)
     assert found["zaphod_stream_lag_events", "1"] == 7
     assert found["zaphod_stream_events_total", "0"] == 100
-    assert found["zaphod_stream_dead_letters_total", "0"] == 2
+    assert found["zaphod_stream_dead_letters_total", "unprocessable"] == 2
+    assert found["zaphod_stream_dead_letters_total", "failed"] == 1
     assert found["zaphod_stream_latency_seconds_count", "0"] == 100
     assert found["zaphod_stream_latency_seconds_bucket", "+Inf"] == 100
     assert found["zaphod_stream_batch_events_bucket", "1.0"] == 1
@@ -83,7 +91,9 @@ def test_quantiles_are_right_within_a_step() -> None:
     ages = rng.lognormal(-5, 1.5, 20_000)
     stats = Stats()
     stats.count(
-        MicroBatch(0, 1, [Event(i, "", None, b"", {}, -age) for i, age in enumerate(ages)][:8192]), num_dead=0, now=0
+        MicroBatch(0, 1, [Event(i, "", None, b"", {}, -age) for i, age in enumerate(ages)][:8192]),
+        dead_letters=[],
+        now=0,
     )
     latency = total(stats.status(frozenset(), version=1, node="").counts.values()).latency
 
