@@ -14,7 +14,6 @@ import msgspec
 from streaming.queues.base import NO_HEADERS, Event, Output
 from zaphod.columns import Row, RowDecoder, clip
 from zaphod.errors import DecodeError, InvalidInputError
-from zaphod.outputs import PredictionRow
 from zaphod.served import Stamp
 
 CONTENT_TYPE = "content-type"
@@ -25,13 +24,13 @@ _STRUCTURED = "application/cloudevents+json"
 _JSON = "application/json"
 # The prefix of CloudEvents attributes in headers: HTTP's and Kafka's binding.
 _BINARY_PREFIXES = ("ce_", "ce-")
+_CLOUD_MARK = b'"specversion"'
 _PREDICTION_TYPE = "zaphod.prediction"
 
 
 class Form(enum.StrEnum):
-    """How an event was written."""
+    """How a CloudEvent was written."""
 
-    JSON = "json"
     STRUCTURED = "structured"
     BINARY = "binary"
 
@@ -49,15 +48,15 @@ class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
-    """What stood around the row, for the answer. id: the CloudEvent's own, or the event's first."""
+    """What a CloudEvent had around the row, for the answer."""
 
     form: Form
     id: str
-    source: str | None = None
-    subject: str | None = None
+    source: str
+    subject: str | None
 
 
-class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class PredictionEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The answer to one event; `source` is the event's own, where it had one.
 
     prediction_id: by which outcomes name it; left out where it is the `id`.
@@ -69,7 +68,7 @@ class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     variant: str
     partition: int
     offset: int
-    prediction: PredictionRow
+    prediction: msgspec.Struct
     source: str | None = None
     prediction_id: str | None = None
 
@@ -89,50 +88,40 @@ _cloud_decoder = msgspec.json.Decoder(_CloudEvent)
 _encoder = msgspec.json.Encoder()
 
 
-def decode(event: Event, decoder: RowDecoder) -> tuple[Row, Envelope]:
-    """Raises: DecodeError when it is not JSON, InvalidInputError naming field and reason."""
+def decode(event: Event, decoder: RowDecoder) -> tuple[Row, Envelope | None]:
+    """The row, and the envelope if it had one.
+
+    Raises: DecodeError when it is not JSON, InvalidInputError naming field and reason.
+    """
     form = _form(event)
-    if form is Form.JSON:
-        return decoder.decode_row(event.value), Envelope(form, original_id(event))
+    if form is None:
+        return decoder.decode_row(event.value), None
     if form is Form.STRUCTURED:
         cloud = _decode_cloud(event.value)
         return decoder.decode_row(cloud.data), Envelope(form, cloud.id, cloud.source, cloud.subject)
-    envelope = Envelope(form, _attribute(event, "id"), _attribute(event, "source"), event.headers.get("ce_subject"))
+    subject = _find_attribute(event, "subject")
+    envelope = Envelope(form, _attribute(event, "id"), _attribute(event, "source"), subject)
     return decoder.decode_row(event.value), envelope
 
 
-def encode(event: Event, envelope: Envelope, *, partition: int, stamp: Stamp, prediction: PredictionRow) -> Output:
+def encode(
+    event: Event, envelope: Envelope | None, *, partition: int, stamp: Stamp, prediction: msgspec.Struct
+) -> Output:
     """The answer, in the event's own form; its id, partition and offset name the event it answers."""
     prediction_id = original_id(event)
     answer = PredictionEvent(
-        id=envelope.id,
-        model=stamp.model,
-        version=stamp.version,
-        variant=stamp.variant,
-        partition=partition,
-        offset=event.offset,
-        prediction=prediction,
-        source=envelope.source,
-        prediction_id=None if prediction_id == envelope.id else prediction_id,
+        prediction_id if envelope is None else envelope.id,
+        stamp.model,
+        stamp.version,
+        stamp.variant,
+        partition,
+        event.offset,
+        prediction,
     )
     headers: Mapping[str, str] = NO_HEADERS
     body: msgspec.Struct = answer
-    if envelope.form is not Form.JSON:
-        cloud = _PredictionCloudEvent(
-            specversion="1.0",
-            # Unique within its source, and the same again when the event is scored again.
-            id=f"{partition}-{event.offset}",
-            source=f"/zaphod/{stamp.model}",
-            type=_PREDICTION_TYPE,
-            time=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
-            datacontenttype=_JSON,
-            data=answer,
-            subject=envelope.subject,
-        )
-        if envelope.form is Form.STRUCTURED:
-            body, headers = cloud, {CONTENT_TYPE: _STRUCTURED}
-        else:
-            headers = _binary_headers(cloud)
+    if envelope is not None:
+        body, headers = _wrap(answer, envelope, prediction_id)
     return Output(event.offset, prediction_id, event.key, _encoder.encode(body), headers, event.created)
 
 
@@ -141,14 +130,14 @@ def original_id(event: Event) -> str:
     return event.headers.get(ORIGINAL_ID, event.id) if event.headers else event.id
 
 
-def _form(event: Event) -> Form:
+def _form(event: Event) -> Form | None:
     if event.headers:
         if event.headers.get(CONTENT_TYPE, "").startswith(_STRUCTURED):
             return Form.STRUCTURED
         if any(f"{prefix}specversion" in event.headers for prefix in _BINARY_PREFIXES):
             return Form.BINARY
     # Written to a queue by hand, a CloudEvent often comes without its content type.
-    return Form.STRUCTURED if b'"specversion"' in event.value else Form.JSON
+    return Form.STRUCTURED if _CLOUD_MARK in event.value else None
 
 
 def _decode_cloud(value: bytes) -> _CloudEvent:
@@ -165,11 +154,43 @@ def _decode_cloud(value: bytes) -> _CloudEvent:
     return cloud
 
 
-def _attribute(event: Event, name: str) -> str:
+def _find_attribute(event: Event, name: str) -> str | None:
     for prefix in _BINARY_PREFIXES:
         if prefix + name in event.headers:
             return event.headers[prefix + name]
-    raise InvalidInputError(f"Expected the CloudEvents attribute `{name}` in the headers, got none - at `ce_{name}`")
+    return None
+
+
+def _attribute(event: Event, name: str) -> str:
+    found = _find_attribute(event, name)
+    if found is None:
+        raise InvalidInputError(
+            f"Expected the CloudEvents attribute `{name}` in the headers, got none - at `ce_{name}`"
+        )
+    return found
+
+
+def _wrap(answer: PredictionEvent, envelope: Envelope, prediction_id: str) -> tuple[msgspec.Struct, Mapping[str, str]]:
+    """The answer as a CloudEvent: its body and headers."""
+    answer = msgspec.structs.replace(
+        answer,
+        source=envelope.source,
+        prediction_id=None if prediction_id == envelope.id else prediction_id,
+    )
+    cloud = _PredictionCloudEvent(
+        specversion="1.0",
+        # Unique within its source, and the same again when the event is scored again.
+        id=f"{answer.partition}-{answer.offset}",
+        source=f"/zaphod/{answer.model}",
+        type=_PREDICTION_TYPE,
+        time=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        datacontenttype=_JSON,
+        data=answer,
+        subject=envelope.subject,
+    )
+    if envelope.form is Form.STRUCTURED:
+        return cloud, {CONTENT_TYPE: _STRUCTURED}
+    return answer, _binary_headers(cloud)
 
 
 def _binary_headers(cloud: _PredictionCloudEvent) -> dict[str, str]:

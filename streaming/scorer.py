@@ -17,7 +17,7 @@ from streaming.settings import ScoringSettings
 from streaming.stats import Stats
 from zaphod.columns import Row
 from zaphod.errors import FencedError, InvalidInputError, PredictionError
-from zaphod.outputs import to_rows
+from zaphod.outputs import RowWriter
 from zaphod.served import Scored, ServedModel, Snapshot
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Answers:
 class _Decoded(msgspec.Struct, frozen=True, gc=False):
     event: Event
     row: Row
-    envelope: events.Envelope
+    envelope: events.Envelope | None
 
 
 class Scorer:
@@ -74,6 +74,8 @@ class Scorer:
         # Events still to be scored one by one, per partition, because the owner before died.
         self._suspects: dict[int, int] = {}
         self._attempts: dict[int, int] = {}
+        # Of the bundle that answers.
+        self._made: tuple[str, RowWriter] | None = None
 
     @property
     def partitions(self) -> frozenset[int]:
@@ -200,7 +202,7 @@ class Scorer:
             for item in decoded:
                 self._predict_one(item, snapshot, partition, answers)
         else:
-            _encode(decoded, scored, snapshot, partition, answers)
+            self._encode(decoded, scored, snapshot, partition, answers)
 
     def _predict_one(self, item: _Decoded, snapshot: Snapshot, partition: int, answers: Answers) -> None:
         for attempt in range(1, self._settings.max_attempts + 1):
@@ -213,7 +215,7 @@ class Scorer:
                 else:
                     self._pause(self._settings.backoff_s * 2 ** (attempt - 1))
             else:
-                _encode([item], scored, snapshot, partition, answers)
+                self._encode([item], scored, snapshot, partition, answers)
                 return
 
     def _scored(self, decoded: list[_Decoded], snapshot: Snapshot) -> Scored:
@@ -222,6 +224,22 @@ class Scorer:
             entities=[item.event.key for item in decoded],
             ids=[events.original_id(item.event) for item in decoded],
         )
+
+    def _encode(
+        self, decoded: Sequence[_Decoded], scored: Scored, snapshot: Snapshot, partition: int, answers: Answers
+    ) -> None:
+        rows = self._writer(snapshot).rows(scored.predictions)
+        for i, (item, prediction) in enumerate(zip(decoded, rows, strict=True)):
+            stamp = scored.stamp_of(i)
+            answers.outputs.append(
+                events.encode(item.event, item.envelope, partition=partition, stamp=stamp, prediction=prediction)
+            )
+
+    def _writer(self, snapshot: Snapshot) -> RowWriter:
+        bundle = snapshot.stamp.bundle_sha256
+        if self._made is None or self._made[0] != bundle:
+            self._made = (bundle, RowWriter(snapshot.schema))
+        return self._made[1]
 
     def _dead_letter(
         self, event: Event, cause: Cause, reason: str, attempts: int, snapshot: Snapshot | None = None
@@ -234,12 +252,3 @@ class Scorer:
 
     def _tell_waiting(self, reason: str | None) -> None:
         self.stats.waiting = reason
-
-
-def _encode(decoded: Sequence[_Decoded], scored: Scored, snapshot: Snapshot, partition: int, answers: Answers) -> None:
-    rows = to_rows(snapshot.schema, scored.predictions)
-    for i, (item, prediction) in enumerate(zip(decoded, rows, strict=True)):
-        stamp = scored.stamp_of(i)
-        answers.outputs.append(
-            events.encode(item.event, item.envelope, partition=partition, stamp=stamp, prediction=prediction)
-        )

@@ -82,10 +82,11 @@ _READ = 'SELECT "offset", id, key, value, headers, created FROM log WHERE "offse
 _APPEND = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)"
 _MOVE = "UPDATE state SET next = ?, tried = -1 WHERE epoch = ? AND next = ?"
 _IS_THERE = "SELECT 1 FROM state WHERE epoch = ? AND next = ?"
-_OUTPUT = "INSERT INTO outputs VALUES ((SELECT generation FROM state), ?, ?, ?, ?, ?, ?, ?)"
-_DEAD_LETTER = "INSERT INTO dead_letters VALUES ((SELECT generation FROM state), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_OUTPUT = "INSERT INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_DEAD_LETTER = "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ACQUIRE = """
-UPDATE state SET epoch = epoch + 1, owner = ?, expires = ? WHERE ? OR owner IS NULL OR expires < ? RETURNING epoch, next
+UPDATE state SET epoch = epoch + 1, owner = ?, expires = ? WHERE ? OR owner IS NULL OR expires < ?
+RETURNING epoch, generation, next
 """
 _RELEASE = "UPDATE state SET owner = NULL, expires = 0, tried = -1 WHERE epoch = ?"
 _RENEW = "UPDATE state SET expires = ? WHERE epoch = ?"
@@ -288,10 +289,12 @@ class SqliteConsumer:
                 output.close()
                 return None
             output.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000:.0f}")
-            epoch, next_offset = row
+            epoch, generation, next_offset = row
             log = _connect(_path(self._folder, partition, "in"), self._durability)
         self._forget(partition)
-        self._held[partition] = _Held(log=log, output=output, epoch=epoch, next_offset=next_offset)
+        self._held[partition] = _Held(
+            log=log, output=output, epoch=epoch, generation=generation, next_offset=next_offset
+        )  # fmt: skip
         self._turn.append(partition)
         self._listener.listen(_in_bell(self._folder, partition))
         return Lease(
@@ -340,9 +343,11 @@ class SqliteConsumer:
             if not moved:
                 moved = connection.execute(_IS_THERE, (batch.epoch, batch.next_offset)).fetchone() is not None
             else:
-                connection.executemany(_OUTPUT, [(*_record(output), now) for output in outputs])
+                generation = held.generation
+                connection.executemany(_OUTPUT, [(generation, *_record(output), now) for output in outputs])
                 if dead_letters:
-                    connection.executemany(_DEAD_LETTER, [_dead_record(letter) for letter in dead_letters])
+                    letters = [(generation, *_dead_record(letter)) for letter in dead_letters]
+                    connection.executemany(_DEAD_LETTER, letters)
         if not moved:
             self._forget(batch.partition)
             raise fenced(batch.partition)
@@ -394,14 +399,17 @@ class SqliteConsumer:
 
 
 class _Held:
-    """A partition while its lease is ours."""
+    """A partition while its lease is ours. generation: of its replays; another one comes with another epoch."""
 
-    __slots__ = ("epoch", "log", "lost", "next_offset", "output")
+    __slots__ = ("epoch", "generation", "log", "lost", "next_offset", "output")
 
-    def __init__(self, *, log: sqlite3.Connection, output: sqlite3.Connection, epoch: int, next_offset: int) -> None:
+    def __init__(
+        self, *, log: sqlite3.Connection, output: sqlite3.Connection, epoch: int, generation: int, next_offset: int
+    ) -> None:
         self.log = log
         self.output = output
         self.epoch = epoch
+        self.generation = generation
         self.next_offset = next_offset
         self.lost = False
 

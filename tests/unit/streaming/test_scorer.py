@@ -166,15 +166,17 @@ def test_a_structured_cloud_event_is_answered_by_one(queue: SqliteQueue, small_r
     assert (data["id"], data["source"], data["prediction"]) == ("abc", "/shop", {"value": 1.0})
 
 
-def test_a_binary_cloud_event_is_answered_by_one(queue: SqliteQueue, small_registry: Registry) -> None:
-    """Attributes travel in headers, in as out."""
-    attributes = {"ce_specversion": "1.0", "ce_id": "abc", "ce_source": "/shop", "ce_type": "paid"}
-    send(queue, GOOD, headers=attributes)
+@pytest.mark.parametrize("prefix", ["ce_", "ce-"])
+def test_a_binary_cloud_event_is_answered_by_one(queue: SqliteQueue, small_registry: Registry, prefix: str) -> None:
+    """Attributes travel in headers, in as out; Kafka's prefix and HTTP's are read."""
+    attributes = {"specversion": "1.0", "id": "abc", "source": "/shop", "type": "paid", "subject": "card-1"}
+    send(queue, GOOD, headers={f"{prefix}{name}": value for name, value in attributes.items()})
 
     scorer_of(queue, small_registry).step()
 
     (delivered,) = queue.read_outputs({0: Cursor()}, max_outputs=10)
     assert delivered.output.headers["ce_type"] == "zaphod.prediction"
+    assert delivered.output.headers["ce_subject"] == "card-1"
     assert msgspec.json.decode(delivered.output.value)["source"] == "/shop"
 
 
