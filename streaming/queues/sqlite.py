@@ -36,6 +36,7 @@ from streaming.queues.base import (
     fenced,
 )
 from streaming.queues.bell import Bell, Listener
+from streaming.queues.checkpoint import LOG_PAGES, Checkpointer
 from zaphod.errors import ConfigError, QueueUnavailableError
 from zaphod.storage import LocalStorage
 
@@ -129,6 +130,7 @@ class SqliteQueue:
             self._inputs = [self._open(partition, "in", _IN_TABLES) for partition in range(num_partitions)]
             self._outputs = [self._open(partition, "out", _OUT_TABLES) for partition in range(num_partitions)]
         self._bells: dict[int, Bell] = {}
+        self._checkpointer = Checkpointer()
         self._output_listener: Listener | None = None
 
     def produce(self, events: Sequence[NewEvent]) -> int:
@@ -142,6 +144,7 @@ class SqliteQueue:
             appended += new
             if new:
                 self._bell(partition).ring()
+                self._checkpointer.note(_path(self._folder, partition, "in"))
         return appended
 
     def consumer(self, owner: str, *, lease_s: float) -> SqliteConsumer:
@@ -202,6 +205,7 @@ class SqliteQueue:
             )
 
     def close(self) -> None:
+        self._checkpointer.close()
         for connection in (*self._inputs, *self._outputs):
             connection.close()
         for bell in self._bells.values():
@@ -265,6 +269,7 @@ class SqliteConsumer:
         self._durability = durability
         self._listener = Listener()
         self._bell = Bell(_out_bell(folder))
+        self._checkpointer = Checkpointer()
         self._held: dict[int, _Held] = {}
         self._turn: list[int] = []
 
@@ -276,7 +281,8 @@ class SqliteConsumer:
         now = time.time()
         with _translated(self._folder):
             # An owner that hangs in the middle of a commit holds the file: the other partitions must not wait for it.
-            output = _connect(_path(self._folder, partition, "out"), self._durability, timeout_s=_ACQUIRE_TIMEOUT_S)
+            path = _path(self._folder, partition, "out")
+            output = _connect(path, self._durability, timeout_s=_ACQUIRE_TIMEOUT_S)
             try:
                 with _transaction(output):
                     owner, tried, attempts = output.execute("SELECT owner, tried, attempts FROM state").fetchone()
@@ -293,7 +299,7 @@ class SqliteConsumer:
             log = _connect(_path(self._folder, partition, "in"), self._durability)
         self._forget(partition)
         self._held[partition] = _Held(
-            log=log, output=output, epoch=epoch, generation=generation, next_offset=next_offset
+            log=log, output=output, path=path, epoch=epoch, generation=generation, next_offset=next_offset
         )  # fmt: skip
         self._turn.append(partition)
         self._listener.listen(_in_bell(self._folder, partition))
@@ -353,6 +359,7 @@ class SqliteConsumer:
             raise fenced(batch.partition)
         held.next_offset = batch.next_offset
         self._bell.ring()
+        self._checkpointer.note(held.path)
 
     def note_attempt(self, batch: MicroBatch, *, attempts: int) -> None:
         held = self._held.get(batch.partition)
@@ -371,6 +378,7 @@ class SqliteConsumer:
             self._forget(partition)
         self._listener.close()
         self._bell.close()
+        self._checkpointer.close()
 
     def _poll_now(self, max_events: int) -> MicroBatch | None:
         for _ in range(len(self._turn)):
@@ -399,15 +407,26 @@ class SqliteConsumer:
 
 
 class _Held:
-    """A partition while its lease is ours. generation: of its replays; another one comes with another epoch."""
+    """A partition while its lease is ours.
 
-    __slots__ = ("epoch", "generation", "log", "lost", "next_offset", "output")
+    path: of the output's file. generation: of its replays; another one comes with another epoch.
+    """
+
+    __slots__ = ("epoch", "generation", "log", "lost", "next_offset", "output", "path")
 
     def __init__(
-        self, *, log: sqlite3.Connection, output: sqlite3.Connection, epoch: int, generation: int, next_offset: int
+        self,
+        *,
+        log: sqlite3.Connection,
+        output: sqlite3.Connection,
+        path: Path,
+        epoch: int,
+        generation: int,
+        next_offset: int,
     ) -> None:
         self.log = log
         self.output = output
+        self.path = path
         self.epoch = epoch
         self.generation = generation
         self.next_offset = next_offset
@@ -418,6 +437,7 @@ def _connect(path: Path, durability: Durability, *, timeout_s: float = _BUSY_TIM
     connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
     return connection
 
 
