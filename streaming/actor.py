@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
@@ -70,6 +71,8 @@ class ScorerActor:
                 self._scorer = self._open()
             except QueueUnavailableError:
                 return  # drained before there was a queue to be used
+            # What was imported and loaded stays: looking through it would stop the scoring for a tenth of a second.
+            gc.freeze()
             self._scorer.run()
             self._model.close()
             if self._log is not None:

@@ -19,6 +19,8 @@ from zaphod.schema import Schema
 
 _MAX_CHUNK = 500
 _ROWS_AT_ONCE = 5_000
+# At high rates a call for every event or two would keep a processor busy that somebody else needs.
+_CHUNK_EVERY_S = 0.0005
 
 
 def from_parquet(path: Path, schema: Schema, *, id_column: str | None, key_column: str | None) -> Iterator[NewEvent]:
@@ -57,13 +59,17 @@ def feed(queue: Queue, events: Iterable[NewEvent], *, rate: float | None, limit:
     Each event's `created` is the moment it is due: time it spends waiting to be written counts as latency.
     """
     remaining = itertools.islice(events, limit)
-    began = time.time()
+    began = last = time.time()
     sent = 0
     while True:
-        due = _MAX_CHUNK if rate is None else min(_MAX_CHUNK, int((time.time() - began) * rate) + 1 - sent)
-        if due <= 0:
-            time.sleep(max(0.0, began + sent / rate - time.time()) if rate else 0)
-            continue
+        due = _MAX_CHUNK
+        if rate is not None:
+            now = time.time()
+            pause_s = max(began + sent / rate, last + _CHUNK_EVERY_S) - now
+            if pause_s > 0:
+                time.sleep(pause_s)
+                continue
+            due, last = max(1, min(_MAX_CHUNK, int((now - began) * rate) + 1 - sent)), now
         chunk = list(itertools.islice(remaining, due))
         if not chunk:
             return sent
