@@ -23,7 +23,9 @@ from zaphod.served import Scored, ServedModel, Snapshot
 _log = logging.getLogger(__name__)
 
 _IDLE_WAIT_S = 1.0
-_ACQUIRE_RETRY_S = 0.05
+# Between two tries to take over what another gives back: most do it within milliseconds, another pool never.
+_FIRST_RETRY_S = 0.004
+_LONGEST_RETRY_S = 0.1
 
 
 @dataclass(slots=True)
@@ -71,6 +73,7 @@ class Scorer:
         # What `assign` asked for, as one reference: partitions, and those to take over although leased.
         self._wanted: tuple[frozenset[int], frozenset[int]] | None = None
         self._retry_at = 0.0
+        self._retry_s = _FIRST_RETRY_S
         # Events still to be scored one by one, per partition, because the owner before died.
         self._suspects: dict[int, int] = {}
         self._attempts: dict[int, int] = {}
@@ -84,6 +87,7 @@ class Scorer:
     def assign(self, partitions: Collection[int], *, steal: Collection[int] = ()) -> None:
         """Consume these partitions from the next micro-batch on, and no others. steal: take over although leased."""
         self._retry_at = 0.0
+        self._retry_s = _FIRST_RETRY_S
         self._wanted = (frozenset(partitions), frozenset(steal))
         self._consumer.wake()
 
@@ -104,7 +108,7 @@ class Scorer:
         if wanted is not None and time.monotonic() >= self._retry_at:
             self._apply(*wanted)
         batch = self._consumer.poll(
-            max_events=self._settings.max_batch, wait_s=_IDLE_WAIT_S if self._wanted is None else _ACQUIRE_RETRY_S
+            max_events=self._settings.max_batch, wait_s=_IDLE_WAIT_S if self._wanted is None else self._retry_s
         )
         if batch is None:
             return 0
@@ -122,7 +126,8 @@ class Scorer:
                 self._wanted = None
         else:
             # The owner before has yet to give it back, or its lease to run out.
-            self._retry_at = time.monotonic() + _ACQUIRE_RETRY_S
+            self._retry_at = time.monotonic() + self._retry_s
+            self._retry_s = min(2 * self._retry_s, _LONGEST_RETRY_S)
 
     def _acquire(self, partition: int, *, steal: bool) -> bool:
         lease = self._consumer.acquire(partition, steal=steal)
