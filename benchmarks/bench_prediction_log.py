@@ -35,7 +35,8 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.bench_streaming import backlog, fill, make_registry  # noqa: E402  # the path is set above
+from benchmarks.bench_streaming import fill, make_registry  # noqa: E402  # the path is set above
+from benchmarks.streaming_peers import backlog  # noqa: E402
 from examples import transactions  # noqa: E402
 from streaming.queues.factory import open_queue  # noqa: E402
 from streaming.scorer import Scorer  # noqa: E402
