@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from batch.rows import Batch, Wanted
-from zaphod.columns import Reject, RowDecoder, arrow_type
+from zaphod.columns import Reject, Whole, arrow_type, may_be_whole, row_type
 from zaphod.errors import SchemaMismatchError
 
 _CHUNK_BYTES = 4 * 1024 * 1024
@@ -21,10 +21,10 @@ _Kept = str | int | float | bool | None
 
 def inspect(open_file: Callable[[], pa.NativeFile], wanted: Wanted, *, keep: Sequence[str]) -> pa.Schema:
     """Every field of the model, which a line may leave out; kept columns by the first lines' values."""
-    decoder = _decoder(wanted, keep)
+    decoder = _Decoder(wanted, keep)
     with open_file() as opened:
         lines = [line for line in itertools.islice(_lines(opened), _SAMPLE_LINES) if line.strip()]
-    decoded = [row for row in (_decode(decoder, line) for line in lines) if not isinstance(row, Reject)]
+    decoded = [row for row in (decoder.decode(line) for line in lines) if not isinstance(row, Reject)]
     columns = {field.name: arrow_type(field) for field in wanted.schema.fields}
     for i, name in enumerate(keep):
         columns.setdefault(name, _type_of([getattr(row, f"k{i}") for row in decoded]))
@@ -33,19 +33,19 @@ def inspect(open_file: Callable[[], pa.NativeFile], wanted: Wanted, *, keep: Seq
 
 def read(open_file: Callable[[], pa.NativeFile], wanted: Wanted, *, batch_rows: int) -> Iterator[Batch]:
     """All lines in order; empty ones are no rows, but count."""
-    decoder = _decoder(wanted, wanted.kept.names)
+    decoder = _Decoder(wanted, wanted.kept.names)
     with open_file() as opened:
         numbered = ((number, line) for number, line in enumerate(_lines(opened)) if line.strip())
         while chunk := list(itertools.islice(numbered, batch_rows)):
             yield _batch(decoder, wanted, chunk)
 
 
-def _batch(decoder: msgspec.json.Decoder[msgspec.Struct], wanted: Wanted, chunk: list[tuple[int, bytes]]) -> Batch:
+def _batch(decoder: _Decoder, wanted: Wanted, chunk: list[tuple[int, bytes]]) -> Batch:
     rows: list[msgspec.Struct] = []
     positions: list[int] = []
     lost: list[Reject] = []
     for number, line in chunk:
-        row = _decode(decoder, line)
+        row = decoder.decode(line)
         if isinstance(row, Reject):
             lost.append(Reject(row=number, field=row.field, reason=row.reason))
         else:
@@ -61,18 +61,35 @@ def _batch(decoder: msgspec.json.Decoder[msgspec.Struct], wanted: Wanted, chunk:
     return Batch(table=pa.table(arrays), rows=np.array(positions, dtype=np.int64), lost=tuple(lost))
 
 
-def _decoder(wanted: Wanted, keep: Sequence[str]) -> msgspec.json.Decoder[msgspec.Struct]:
+class _Decoder:
     """The rows of HTTP, with the kept columns, and with whatever else a line holds left alone."""
-    extra = [(i, name) for i, name in enumerate(keep) if name not in wanted.schema.names]
-    line: type[msgspec.Struct] = msgspec.defstruct(
+
+    def __init__(self, wanted: Wanted, keep: Sequence[str]) -> None:
+        extra = [(i, name) for i, name in enumerate(keep) if name not in wanted.schema.names]
+        self._exact = msgspec.json.Decoder(_line(row_type(wanted.schema), extra))
+        self._lenient = msgspec.json.Decoder(_line(row_type(wanted.schema, whole_floats=True), extra))
+        self._whole = Whole(wanted.schema)
+
+    def decode(self, line: bytes) -> msgspec.Struct | Reject:
+        row = _decode(self._exact, line)
+        if not isinstance(row, Reject) or not may_be_whole(row.reason):
+            return row
+        row = _decode(self._lenient, line)
+        if isinstance(row, Reject):
+            return row
+        name = self._whole.fraction(row)
+        return row if name is None else Reject(row=0, field=name, reason="Expected `int`, got `float`")
+
+
+def _line(row: type[msgspec.Struct], extra: Sequence[tuple[int, str]]) -> type[msgspec.Struct]:
+    return msgspec.defstruct(
         "Line",
         [(f"k{i}", _Kept, None) for i, _ in extra],
-        bases=(RowDecoder(wanted.schema).row_type,),
+        bases=(row,),
         rename={f"k{i}": name for i, name in extra},
         forbid_unknown_fields=False,
         kw_only=True,
     )
-    return msgspec.json.Decoder(line)
 
 
 def _decode(decoder: msgspec.json.Decoder[msgspec.Struct], line: bytes) -> msgspec.Struct | Reject:
@@ -80,7 +97,7 @@ def _decode(decoder: msgspec.json.Decoder[msgspec.Struct], line: bytes) -> msgsp
         return decoder.decode(line)
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
-        return Reject(row=0, field=path.rstrip("`").split("[")[0], reason=reason)
+        return Reject(row=0, field=path.rstrip("`").split("[")[0], reason=reason.replace("`int | float", "`int"))
     except (msgspec.DecodeError, UnicodeDecodeError):
         return Reject(row=0, field="", reason="Expected a JSON object on a line, got something else")
 

@@ -29,7 +29,7 @@ _MAX_MESSAGE_CHARS = 300
 BadRows: TypeAlias = dict[str, NDArray[np.bool_]]
 
 _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
-
+_TOO_LARGE = f"Expected an integer of at most {MAX_EXACT_INT} in size, got a larger one"
 _STARTS_WITH_ROWS = re.compile(rb'\s*\{\s*"rows"\s*:')
 
 
@@ -77,44 +77,45 @@ class Row(Protocol):
 class RowDecoder:
     """Decodes JSON rows by types generated from the schema.
 
-    Unknown fields are refused; fields that are nullable or have a default may be left out.
+    Unknown fields are refused; fields that are nullable or have a default may be left out. `3.0` is an integer, as it
+    is to JSON Schema and in every table.
     """
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
-        self.row_type: type[msgspec.Struct] = msgspec.defstruct(
-            "Row",
-            [_struct_field(f"f{i}", field) for i, field in enumerate(schema.fields)],
-            rename={f"f{i}": field.name for i, field in enumerate(schema.fields)},
-            forbid_unknown_fields=True,
-            kw_only=True,
-            gc=False,
-        )
-        self._one = msgspec.json.Decoder(self.row_type)
-        self._many = msgspec.json.Decoder(list[self.row_type])  # type: ignore[name-defined]  # a type made at run time
-        self._request = msgspec.json.Decoder(
-            msgspec.defstruct("Request", [("rows", list[self.row_type])], forbid_unknown_fields=True)  # type: ignore[name-defined]  # as above
-        )
+        self.row_type = row_type(schema)
+        self._exact = _Reader(self.row_type)
+        # Integers are nearly always written without a point, and types that allow for one cost time.
+        self._lenient = _Reader(row_type(schema, whole_floats=True), whole=Whole(schema))
         self._numbers = _getter([f"f{i}" for i, field in enumerate(schema.fields) if not field.is_string])
         self._strings = [operator.attrgetter(f"f{i}") for i, field in enumerate(schema.fields) if field.is_string]
 
     def decode_row(self, data: bytes | bytearray | memoryview | msgspec.Raw) -> Row:
         """Raises: InvalidInputError naming field and reason; DecodeError when it is not JSON."""
-        row: Row = _decode(self._one, data)
-        return row
+        try:
+            return self._exact.row(data)
+        except InvalidInputError as error:
+            if not may_be_whole(error.message):
+                raise
+            return self._lenient.row(data)
 
     def decode_rows(self, data: bytes | bytearray | memoryview | msgspec.Raw) -> list[Row]:
         """A JSON array of rows. Raises as `decode_row`."""
-        rows: list[Row] = _decode(self._many, data)
-        return rows
+        try:
+            return self._exact.rows(data)
+        except InvalidInputError as error:
+            if not may_be_whole(error.message):
+                raise
+            return self._lenient.rows(data)
 
     def decode_request(self, data: bytes) -> list[Row]:
         """`{"rows": [{…}]}`, `rows` first, or one row `{…}`. Raises as `decode_row`."""
-        if _STARTS_WITH_ROWS.match(data):
-            request = _decode(self._request, data)
-            rows: list[Row] = request.rows
-            return rows
-        return [_decode(self._one, data)]
+        try:
+            return self._exact.request(data)
+        except InvalidInputError as error:
+            if not may_be_whole(error.message):
+                raise
+            return self._lenient.request(data)
 
     def convert_row(self, row: object) -> Row:
         """A row that is already a dict of JSON values. Raises: InvalidInputError."""
@@ -130,6 +131,79 @@ class RowDecoder:
             numbers=np.array(flat, dtype=np.float64).reshape(len(rows), len(self.schema.number_fields)),
             strings=tuple([get(row) for row in rows] for get in self._strings),
         )
+
+
+def row_type(schema: Schema, *, whole_floats: bool = False) -> type[msgspec.Struct]:
+    """The struct of a row: field i of the schema is the attribute `f<i>`.
+
+    whole_floats: integers may be written as floats; `Whole` finds those that are none.
+    """
+    return msgspec.defstruct(
+        "Row",
+        [_struct_field(f"f{i}", field, whole_floats=whole_floats) for i, field in enumerate(schema.fields)],
+        rename={f"f{i}": field.name for i, field in enumerate(schema.fields)},
+        forbid_unknown_fields=True,
+        kw_only=True,
+        gc=False,
+    )
+
+
+class Whole:
+    """Finds fractions in the integer fields of rows that were decoded with `whole_floats`."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._fields = [(f"f{i}", field.name) for i, field in enumerate(schema.fields) if field.dtype is DType.INT64]
+
+    def fraction(self, row: object) -> str | None:
+        """The first field that has one."""
+        for attribute, name in self._fields:
+            value = getattr(row, attribute)
+            if isinstance(value, float) and not value.is_integer():
+                return name
+        return None
+
+
+def may_be_whole(message: str) -> bool:
+    """Whether msgspec's message may be about an integer that is written as a float."""
+    return "got `float`" in message
+
+
+class _Reader:
+    """One row, many and a request, by one type. whole: checks rows whose type lets floats pass for integers."""
+
+    def __init__(self, row: type[msgspec.Struct], *, whole: Whole | None = None) -> None:
+        request = msgspec.defstruct("Request", [("rows", list[row])], forbid_unknown_fields=True)  # type: ignore[valid-type]  # a type made at run time
+        self._one = msgspec.json.Decoder(row)
+        self._many = msgspec.json.Decoder(list[row])  # type: ignore[valid-type]  # as above
+        self._request = msgspec.json.Decoder(request)
+        self._whole = whole
+
+    def row(self, data: bytes | bytearray | memoryview | msgspec.Raw) -> Row:
+        row: Row = _decode(self._one, data)
+        if self._whole is not None:
+            self._check([row], place=lambda _: "$")
+        return row
+
+    def rows(self, data: bytes | bytearray | memoryview | msgspec.Raw) -> list[Row]:
+        rows: list[Row] = _decode(self._many, data)
+        if self._whole is not None:
+            self._check(rows, place=lambda number: f"$[{number}]")
+        return rows
+
+    def request(self, data: bytes) -> list[Row]:
+        if not _STARTS_WITH_ROWS.match(data):
+            return [self.row(data)]
+        rows: list[Row] = _decode(self._request, data).rows
+        if self._whole is not None:
+            self._check(rows, place=lambda number: f"$.rows[{number}]")
+        return rows
+
+    def _check(self, rows: Sequence[Row], *, place: Callable[[int], str]) -> None:
+        assert self._whole is not None
+        for number, row in enumerate(rows):
+            name = self._whole.fraction(row)
+            if name is not None:
+                raise InvalidInputError(clip(f"Expected `int`, got `float` - at `{place(number)}.{name}`"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +280,7 @@ def _decode(
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
-        raise InvalidInputError(clip(str(error))) from error
+        raise InvalidInputError(clip(str(error).replace("`int | float", "`int"))) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DecodeError(clip(f"Expected JSON, got something else: {error}")) from error
 
@@ -218,8 +292,13 @@ def _getter(names: list[str]) -> Callable[[Row], tuple[float | None, ...]]:
     return lambda row: tuple(getattr(row, name) for name in names)
 
 
-def _struct_field(attribute: str, field: Field) -> tuple[str, object] | tuple[str, object, object]:
+def _struct_field(
+    attribute: str, field: Field, *, whole_floats: bool
+) -> tuple[str, object] | tuple[str, object, object]:
     annotation = _json_type(field)
+    if whole_floats and field.dtype is DType.INT64:
+        bounds = annotation.__metadata__[0]  # type: ignore[attr-defined]  # of what `Annotated` made
+        annotation = annotation | Annotated[float, bounds]
     if field.nullable:
         annotation = annotation | None  # type: ignore[operator]  # union of types made at run time
     if field.required:
@@ -275,6 +354,7 @@ def _number_column(field: Field, table: pa.Table) -> tuple[NDArray[np.float64], 
         bad["Expected a finite number, got infinity"] = infinite
     if field.dtype is DType.INT64 and pa.types.is_floating(column.type):
         bad["Expected an integer, got a fraction"] = (values != np.floor(values)) & ~missing & ~infinite
+        bad[_TOO_LARGE] = (np.abs(values) > MAX_EXACT_INT) & ~infinite
     if field.out_of_domain is OutOfDomain.REJECT:
         bad |= _outside(field, values)
     return values, bad
@@ -297,8 +377,7 @@ def _inexact(column: pa.ChunkedArray) -> BadRows:
     if limits["max"].as_py() <= MAX_EXACT_INT and limits["min"].as_py() >= -MAX_EXACT_INT:
         return {}
     large = pc.or_(pc.greater(column, MAX_EXACT_INT), pc.less(column, -MAX_EXACT_INT))
-    reason = f"Expected an integer of at most {MAX_EXACT_INT} in size, got a larger one"
-    return {reason: np.asarray(pc.equal(pc.fill_null(large, fill_value=False), True))}  # noqa: FBT003  # a value to compare
+    return {_TOO_LARGE: np.asarray(pc.equal(pc.fill_null(large, fill_value=False), True))}  # noqa: FBT003  # a value to compare
 
 
 def _outside(field: Field, values: NDArray[np.float64]) -> BadRows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -138,3 +139,39 @@ def test_integers_beyond_exactness_are_rejected() -> None:
     assert decoded.kept.tolist() == [0]
     with pytest.raises(InvalidInputError):
         RowDecoder(schema).decode_row(b'{"id": 9007199254740993}')
+
+
+@pytest.mark.parametrize("count", [3, 3.0, 2**53, 1e300, -1e17, 2.5, None, 2**53 + 1])
+def test_json_and_table_agree_on_integers_written_as_floats(count: float | None) -> None:
+    """`3.0` is an integer whichever way it comes; a fraction and what is too large are none, with the same place."""
+    schema = Schema(
+        fields=(Field(name="id", dtype=DType.INT64), Field(name="n", dtype=DType.INT64, nullable=True)),
+        output=Output(task=Task.REGRESSION),
+    )
+    decoder = RowDecoder(schema)
+    rows = [{"id": 1.0, "n": 2}, {"id": 2, "n": count}]
+    column = pa.array([2, count], type=pa.int64() if isinstance(count, int) else pa.float64())
+    table = from_table(schema, pa.table({"id": [row["id"] for row in rows], "n": column}))
+    forms = (
+        lambda: decoder.decode_rows(msgspec.json.encode(rows)),
+        lambda: decoder.decode_request(msgspec.json.encode({"rows": rows})),
+        lambda: [decoder.decode_row(msgspec.json.encode(row)) for row in rows],
+    )
+
+    for decode in forms:
+        if table.rejects:
+            with pytest.raises(InvalidInputError) as caught:
+                decode()
+            assert caught.value.message.endswith(".n`")
+        else:
+            np.testing.assert_array_equal(decoder.columns(decode()).numbers, table.columns.numbers)
+
+
+def test_the_first_of_several_mistakes_is_told_beside_an_integer_written_as_a_float() -> None:
+    """What is wrong besides is named by its own type, and where it stands."""
+    decoder = RowDecoder(SCHEMA)
+
+    with pytest.raises(InvalidInputError, match=r"Expected `float`, got `str` - at `\$\.rows\[0\]\.amount`"):
+        decoder.decode_request(b'{"rows": [{"count": 2.0, "amount": "x"}]}')
+    with pytest.raises(InvalidInputError, match=r"Expected `int`, got `str` - at `\$\[1\]\.count`"):
+        decoder.decode_rows(b'[{"count": 2.0, "amount": 1}, {"count": "x", "amount": 1}]')

@@ -122,6 +122,8 @@ def test_bad_lines_of_json(tmp_path: Path, registry: Registry) -> None:
         json.dumps({name: value for name, value in good.items() if name != "count"}),
         json.dumps(good | {"amount": None}),
         json.dumps(good | {"kind": "never seen"}),
+        json.dumps(good | {"count": 3.0}),
+        json.dumps(good | {"count": 3.5}),
     ]
     (tmp_path / "input").mkdir()
     (tmp_path / "input" / "x.jsonl").write_text("\n".join(lines))
@@ -133,6 +135,7 @@ def test_bad_lines_of_json(tmp_path: Path, registry: Registry) -> None:
         (3, "amount", "Expected `float`, got `str`"),
         (4, None, "Object missing required field `count`"),
         (5, "amount", "Expected `float`, got `null`"),
+        (8, "count", "Expected `int`, got `float`"),
     ]
 
 
