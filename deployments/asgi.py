@@ -18,11 +18,13 @@ from deployments.body import read_body
 from deployments.catalogue import Catalogue
 from deployments.errors import status_of
 from deployments.identity import NOBODY, identify, named
+from deployments.inline import BEGUN, Begun
 from deployments.lookups import Lookups
 from deployments.management import Management
 from deployments.metrics import CONTENT_TYPE, Labels, Meter
 from deployments.outcomes import OutcomeInbox
 from deployments.protocols.base import Headers, Protocol, Question, Request, Response
+from deployments.refusals import NO_ROOM
 from deployments.scoring import Scoring, within
 from deployments.settings import Limits
 from zaphod.errors import OverloadedError, PredictionError, ZaphodError
@@ -115,7 +117,7 @@ class OnlineApp:
             elif route is None and path.startswith(management.PREFIX) and method == "POST":
                 response = await self._management.take(path, scope["headers"])
             elif route is None:
-                response = self._other(path, method, scope["headers"])
+                response = self._other(path, method, scope["headers"], root=root)
             elif method != "POST":
                 response = self._refuse(405, "method_not_allowed", "Expected POST", (b"allow", b"POST"))
             else:
@@ -126,9 +128,10 @@ class OnlineApp:
             response = msgspec.structs.replace(response, headers=(*response.headers, *challenges(scope["headers"])))
         await _respond(send, response, head=method == "HEAD")
 
-    def answer(self, path: bytes, headers: Headers, body: bytes) -> Response | None:
-        """A prediction on one of `paths`, made at once; None when it takes longer than an event loop may be held up.
+    def answer(self, path: bytes, headers: Headers, body: bytes) -> Response | Begun | None:
+        """A prediction on one of `paths`, made at once.
 
+        When it takes longer than an event loop may be held up: None, or what has been decoded until that was clear.
         Must not raise: nobody above could say anything of use.
         """
         route = self.paths[path]
@@ -142,7 +145,7 @@ class OnlineApp:
             num_rows = question.columns.num_rows
             scored = self._scoring.score_now(snapshot, question)
             if scored is None:
-                return None
+                return Begun(snapshot, question, began)
             response = route.protocol.encode(snapshot, question, scored)
         except Exception as error:  # noqa: BLE001  # see above
             response = self._failure(route, error)
@@ -154,10 +157,10 @@ class OnlineApp:
     def refuse(self, path: bytes, *, status: int, retry_after_s: float | None) -> Response:
         """What a caller on one of `paths` is told when there is no room."""
         route = self.paths[path]
-        labels = Labels(route.served.reference.name, 0, "", route.protocol.name, "refused")
+        stamp = route.served.snapshot().stamp
+        labels = Labels(stamp.model, stamp.version, stamp.variant, route.protocol.name, "refused")
         self._meter.count(labels, duration_s=0.0, num_rows=0)
-        error = OverloadedError("Cannot take the request: the queue is full. Try again after the time in Retry-After.")
-        response = route.protocol.refuse(status, error)
+        response = route.protocol.refuse(status, OverloadedError(NO_ROOM))
         if retry_after_s is None:
             return response
         retry_after = (b"retry-after", b"%d" % -(-retry_after_s // 1))
@@ -168,10 +171,14 @@ class OnlineApp:
         num_rows, scored = 0, None
         began = time.perf_counter()
         try:
-            body = await self._take_body(route, scope, receive)
-            began = time.perf_counter()
-            snapshot = route.served.snapshot()
-            question = self._decode(route, snapshot, Request(scope["headers"], body))
+            begun = scope.get(BEGUN)
+            if begun is None:
+                body = await self._take_body(route, scope, receive)
+                began = time.perf_counter()
+                snapshot = route.served.snapshot()
+                question = self._decode(route, snapshot, Request(scope["headers"], body))
+            else:
+                began, snapshot, question = begun.began, begun.snapshot, begun.question
             num_rows = question.columns.num_rows
             scored = await within(self._scoring.score(snapshot, question), timeout_s=self._limits.predict_timeout_s)
             response = route.protocol.encode(snapshot, question, scored)
@@ -246,7 +253,7 @@ class OnlineApp:
                     return protocol.refuse(status_of(error), error)
         return None
 
-    def _other(self, path: str, method: str, headers: Headers) -> Response:
+    def _other(self, path: str, method: str, headers: Headers, *, root: str) -> Response:
         if method in ("GET", "HEAD"):
             catalogue = self._catalogue
             if path not in _OPEN:
@@ -259,20 +266,23 @@ class OnlineApp:
                     response = protocol.refuse(status_of(error), error)
                 if response is not None:
                     return response
-            page = self._page(path, catalogue)
+            page = self._page(path, catalogue, root=root)
             if page is not None:
                 return page
         return self._refuse(404, "not_found", f"Expected a known path, got another. See {pages.DOCS_PATH}.")
 
-    def _page(self, path: str, catalogue: Catalogue) -> Response | None:
-        snapshots = catalogue.snapshots()
+    def _page(self, path: str, catalogue: Catalogue, *, root: str) -> Response | None:
+        snapshots, needs_key = catalogue.snapshots(), self._access.required
         match path:
             case "/":
-                return Response(200, pages.home(snapshots, slow_start=self._slow_start), _HTML, pages.HTML_HEADERS)
+                home = pages.home(snapshots, slow_start=self._slow_start, root=root)
+                return Response(200, home, _HTML, pages.HTML_HEADERS)
             case pages.DOCS_PATH:
-                return Response(200, pages.docs(snapshots, needs_key=self._access.required), _HTML, pages.HTML_HEADERS)
+                docs = pages.docs(snapshots, needs_key=needs_key, root=root)
+                return Response(200, docs, _HTML, pages.HTML_HEADERS)
             case "/openapi.json":
-                return Response(200, self._encoder.encode(pages.openapi(snapshots, needs_key=self._access.required)))
+                document = pages.openapi(snapshots, needs_key=needs_key, looks_up=self._lookups.ready, root=root)
+                return Response(200, self._encoder.encode(document))
             case "/metrics":
                 return Response(200, self._meter.text(), CONTENT_TYPE)
             case "/health" | "/ready":

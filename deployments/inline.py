@@ -1,10 +1,10 @@
 """The short way through a replica's HTTP server, for predictions that take microseconds.
 
 Ray wraps each request in a task, a queue for disconnects, a time-out, identifiers and metrics of its own, which
-together cost more than the model. A request that has arrived whole and is answered before the event loop does anything
-else needs none of it: it cannot wait, time out, be cancelled, or be under way when a replica drains. Such requests are
-answered here, where uvicorn parses HTTP. All others take the long way, through ASGI and Ray, as they always did:
-bodies that arrive in pieces, heavy models, many rows, pages, pipelined requests behind one of these.
+together cost more than the model. A request that is answered in the turn of the event loop that brought its end needs
+none of it: it cannot wait, time out, be cancelled, or be under way when a replica drains. Such requests are answered
+here, where uvicorn parses HTTP. All others take the long way, through ASGI and Ray, as they always did: bodies that are
+slow to arrive, heavy models, many rows, pages, pipelined requests behind one of these.
 """
 
 from __future__ import annotations
@@ -16,16 +16,23 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol
 
+import msgspec
 import uvicorn
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from deployments.protocols.base import Headers, Response
+from deployments.protocols.base import Headers, Question, Response
+from zaphod.served import Snapshot
 
 _log = logging.getLogger("ray.serve")
 
 # The protocol below stands on parts of uvicorn that are not promised to stay.
 _KNOWN_UVICORN = ("0.54.",)
+
+# Most clients send head and body apart, and HAProxy hands on 16 KB at a time: pieces of one request come within a few
+# milliseconds. What takes longer or is larger is left to Ray.
+_PATIENCE_S = 0.1
+_MAX_COLLECTED_BYTES = 1024 * 1024
 
 _STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -63,25 +70,43 @@ class Admission:
         self._now = self._shedding()
 
 
+class Begun(msgspec.Struct, frozen=True, gc=False):
+    """A request that was decoded before it showed that it takes long: the long way goes on with it.
+
+    began: of `time.perf_counter`.
+    """
+
+    snapshot: Snapshot
+    question: Question
+    began: float
+
+
+# Where the ASGI scope has it.
+BEGUN = "zaphod.begun"
+
+
 class Answers(Protocol):
     """Who answers. paths: of predictions, as they stand in a request line; they may grow."""
 
     @property
     def paths(self) -> Mapping[bytes, object]: ...
 
-    def answer(self, path: bytes, headers: Headers, body: bytes) -> Response | None:
-        """At once, or None when it is not to be had at once. Must not raise."""
+    def answer(self, path: bytes, headers: Headers, body: bytes) -> Response | Begun | None:
+        """At once; when it is not to be had at once, how far it got, or None. Must not raise."""
         ...
 
     def refuse(self, path: bytes, *, status: int, retry_after_s: float | None) -> Response: ...
 
 
 class InlineProtocol(HttpToolsProtocol):
-    """uvicorn's protocol; POST requests for predictions that came whole are given to `answers` first."""
+    """uvicorn's protocol; POST requests for predictions are given to `answers` first, once they are whole."""
 
     answers: Answers
     admission: Admission
+    patience_s = _PATIENCE_S
     _pieces: list[bytes] | None = None
+    _num_bytes = 0
+    _patience: asyncio.TimerHandle | None = None
 
     def on_message_begin(self) -> None:
         # The scope is made when the long way needs it.
@@ -100,7 +125,7 @@ class InlineProtocol(HttpToolsProtocol):
             and self.parser.get_http_version() == "1.1"
             and not self.parser.should_upgrade()
         ):
-            self._pieces = []
+            self._pieces, self._num_bytes = [], 0
         else:
             self._take_long_way()
 
@@ -109,8 +134,12 @@ class InlineProtocol(HttpToolsProtocol):
             super().on_body(body)
         else:
             self._pieces.append(body)
+            self._num_bytes += len(body)
+            if self._num_bytes > _MAX_COLLECTED_BYTES:
+                self._continue_long_way()
 
     def on_message_complete(self) -> None:
+        self._stop_waiting()
         if self._pieces is None:
             super().on_message_complete()
             return
@@ -121,17 +150,35 @@ class InlineProtocol(HttpToolsProtocol):
             return
         pieces = self._pieces
         response = self.answers.answer(self.url, self.headers, pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        if response is None:
-            self._continue_long_way()
-            super().on_message_complete()
-        else:
+        if isinstance(response, Response):
             self._pieces = None
             self._write(response)
+        else:
+            self._continue_long_way()
+            if response is not None:
+                self.scope[BEGUN] = response  # type: ignore[literal-required]  # an extension of ours
+            super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._pieces is not None and self.parser is not None:
+        if self._pieces is not None and self._patience is None and not self.transport.is_closing():
+            self._patience = self.loop.call_later(self.patience_s, self._continue_long_way)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        self._pieces = None
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Half a request is no idle connection: its rest is waited for as for any other's."""
+        if self._pieces is not None:
             self._continue_long_way()
+        super().shutdown()
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     def _take_long_way(self) -> None:
         url, headers, expect_100_continue = self.url, self.headers, self.expect_100_continue
@@ -141,6 +188,7 @@ class InlineProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _continue_long_way(self) -> None:
+        self._stop_waiting()
         pieces, self._pieces = self._pieces or [], None
         self._take_long_way()
         for piece in pieces:

@@ -29,6 +29,11 @@ class Lookups:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lookup")
         self._waiting = 0
 
+    @property
+    def ready(self) -> bool:
+        """Whether the server was told of predictions."""
+        return self._published is not None
+
     async def find(self, entity: str, key: Key | None) -> Response:
         """key: of the caller, which sees the predictions of models that it covers.
 

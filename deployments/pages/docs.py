@@ -14,8 +14,8 @@ from zaphod.served import Snapshot
 DOCS_PATH: Final = "/docs"
 
 
-def docs(snapshots: Mapping[str, Snapshot], *, needs_key: bool) -> bytes:
-    """needs_key: the examples send one."""
+def docs(snapshots: Mapping[str, Snapshot], *, needs_key: bool, root: str) -> bytes:
+    """needs_key: the examples send one. root: the application's prefix."""
     contents = "".join(f"<a href='#{html.escape(name)}'>{html.escape(name)}</a>" for name in snapshots)
     models = "".join(
         _model(number, reference, snapshot, needs_key=needs_key)
@@ -34,6 +34,7 @@ def docs(snapshots: Mapping[str, Snapshot], *, needs_key: bool) -> bytes:
         "model, version and variant gave it, in its body and in <code>x-zaphod-*</code> headers.</p>"
         f"{key}<nav class=contents>{contents}</nav>{models}",
         here=DOCS_PATH,
+        root=root,
         script="docs.js",
     )
 

@@ -26,10 +26,11 @@ _ICON = (
 )
 
 
-def page(title: str, body: str, *, here: str, script: str = "") -> bytes:
-    """here: the path of this page, marked in the navigation. body: HTML."""
+def page(title: str, body: str, *, here: str, root: str, script: str = "") -> bytes:
+    """here: the path of this page, marked in the navigation. root: the application's prefix. body: HTML."""
+    root = html.escape(root)
     links = "".join(
-        f'<a href="{path}"{" aria-current=page" if path == here else ""}>{name}</a>'
+        f'<a href="{root}{path}"{" aria-current=page" if path == here else ""}>{name}</a>'
         for path, name in (("/", "Models"), ("/docs", "Docs"), ("/openapi.json", "OpenAPI"), ("/metrics", "Metrics"))
     )
     code = f"<script>{static(script)}</script>" if script else ""
@@ -37,7 +38,7 @@ def page(title: str, body: str, *, here: str, script: str = "") -> bytes:
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width,initial-scale=1'>"
         f'<title>{html.escape(title)}</title><link rel=icon href="{_ICON}"><style>{static("style.css")}</style></head>'
-        f'<body><header class=top><a class=brand href="/"><img src="{_ICON}" alt="" width=26 height=26>Zaphod'
+        f'<body><header class=top><a class=brand href="{root}/"><img src="{_ICON}" alt="" width=26 height=26>Zaphod'
         f"<small>{__version__}</small></a><nav>{links}</nav></header><main>{body}</main>{code}</body></html>"
     ).encode()
 

@@ -11,16 +11,18 @@ from zaphod.schema import Schema
 from zaphod.served import Snapshot
 
 
-def home(snapshots: Mapping[str, Snapshot], *, slow_start: Sequence[str]) -> bytes:
-    """slow_start: environment settings whose lack makes the server slow."""
-    cards = "".join(_card(reference, snapshot) for reference, snapshot in snapshots.items())
+def home(snapshots: Mapping[str, Snapshot], *, slow_start: Sequence[str], root: str) -> bytes:
+    """slow_start: environment settings whose lack makes the server slow. root: the application's prefix."""
+    docs = html.escape(root) + DOCS_PATH
+    cards = "".join(_card(reference, snapshot, docs=docs) for reference, snapshot in snapshots.items())
     count = f"{len(snapshots)} model{'' if len(snapshots) == 1 else 's'}"
     return page(
         "Zaphod",
         f"<h1>Served models</h1><p class=lead>{count}, ready. Every model answers in plain JSON, Arrow, the Open "
-        f"Inference Protocol and MLflow's: the <a href='{DOCS_PATH}'>docs</a> have examples to paste.</p>"
+        f"Inference Protocol and MLflow's: the <a href='{docs}'>docs</a> have examples to paste.</p>"
         f"{_slow_start_warning(slow_start)}<div class=cards>{cards}</div>",
         here="/",
+        root=root,
     )
 
 
@@ -33,7 +35,7 @@ def _slow_start_warning(missing: Sequence[str]) -> str:
     )
 
 
-def _card(reference: str, snapshot: Snapshot) -> str:
+def _card(reference: str, snapshot: Snapshot, *, docs: str) -> str:
     stamp, name = snapshot.stamp, html.escape(reference)
     description = html.escape(snapshot.bundle.manifest.description)
     facts = (
@@ -44,7 +46,7 @@ def _card(reference: str, snapshot: Snapshot) -> str:
     )
     rows = "".join(f"<div><dt>{term}</dt><dd>{value}</dd></div>" for term, value in facts)
     return (
-        f"<a class=card href='{DOCS_PATH}#{name}'><h2>{name}<span class=dot title=ready></span></h2>"
+        f"<a class=card href='{docs}#{name}'><h2>{name}<span class=dot title=ready></span></h2>"
         f"<p class=tags><span class=tag>version {stamp.version}</span>"
         f"<span class=tag>{html.escape(stamp.variant)}</span></p>"
         f"<p class=sub>{description}</p><dl>{rows}</dl></a>"

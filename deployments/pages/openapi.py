@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from deployments.pages.examples import (
@@ -15,6 +15,7 @@ from deployments.pages.examples import (
 )
 from deployments.protocols.tensors import OF_FIELD
 from zaphod import __version__
+from zaphod.lookup import MAX_ID_CHARS
 from zaphod.schema import MAX_EXACT_INT, DType, Field, OutOfDomain, Schema, Task
 from zaphod.served import Snapshot
 
@@ -36,9 +37,11 @@ _STAMP: Document = {
 _STAMPED = ["model", "version", "variant"]
 
 
-def openapi(snapshots: Mapping[str, Snapshot], *, needs_key: bool) -> Document:
-    """An OpenAPI 3.1 document."""
+def openapi(snapshots: Mapping[str, Snapshot], *, needs_key: bool, looks_up: bool, root: str) -> Document:
+    """An OpenAPI 3.1 document. looks_up: published predictions may be asked for. root: the application's prefix."""
     paths: Document = dict(_SERVER_PATHS)
+    if looks_up:
+        paths |= _PREDICTION_PATH
     for reference, snapshot in snapshots.items():
         paths |= _plain(reference, snapshot) | _open_inference(reference, snapshot) | _mlflow(reference, snapshot)
     document: Document = {
@@ -48,7 +51,7 @@ def openapi(snapshots: Mapping[str, Snapshot], *, needs_key: bool) -> Document:
             "version": __version__,
             "description": "The same rows get the same answer in every protocol.",
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": root or "/"}],
         "paths": paths,
     }
     if needs_key:
@@ -215,13 +218,17 @@ def _mlflow(reference: str, snapshot: Snapshot) -> Document:
 
 
 def _operation(
-    operation: str, summary: str, *, tag: str, answer: Document, error: Document, request: Document | None = None
+    operation: str,
+    summary: str,
+    *,
+    tag: str,
+    answer: Document,
+    error: Document,
+    request: Document | None = None,
+    codes: Sequence[str] = ("401", "403", "404"),
 ) -> Document:
-    codes = (
-        ("400", "401", "403", "404", "408", "413", "415", "422", "429", "503", "504")
-        if request
-        else ("401", "403", "404")
-    )
+    if request is not None:
+        codes = ("400", "401", "403", "404", "408", "413", "415", "422", "429", "503", "504")
     refused = {"description": "refused, with the reason", "content": _json(error)}
     document: Document = {
         "operationId": operation,
@@ -319,4 +326,39 @@ _SERVER_PATHS: Document = {
         ("/v2/health/live", "live", "Whether the server lives"),
         ("/v2/health/ready", "ready", "Whether all models are ready"),
     )
+}
+_PREDICTION_PATH: Document = {
+    "/v1/predictions/{id}": {
+        "parameters": [
+            {
+                "name": "id",
+                "in": "path",
+                "required": True,
+                "description": "the entity, as the batch job's first kept column has it",
+                "schema": {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS},
+            }
+        ],
+        "get": _operation(
+            "published_prediction",
+            "The newest published prediction of an entity",
+            tag="batch",
+            answer=_json(
+                _object(
+                    {
+                        "run_id": _STRING,
+                        "model": _STRING,
+                        "version": _INTEGER,
+                        "published": _STRING,
+                        "row": {
+                            "type": "object",
+                            "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
+                        },
+                    },
+                    required=["run_id", "model", "version", "published", "row"],
+                )
+            ),
+            error=_PLAIN_ERROR,
+            codes=("400", "401", "403", "404", "422", "429", "503", "504"),
+        ),
+    }
 }

@@ -69,14 +69,14 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 class Crowd:
     """Connections that ask without end; one that is told to come again does so after a while.
 
-    lost: requests on a connection that was closed before the answer.
+    lost: requests on a connection that was closed before the answer. refused_with: type and Retry-After.
     """
 
     url: str
     lost: int = 0
     accepted_s: list[float] = field(default_factory=list)
     statuses: set[int] = field(default_factory=set)
-    retry_after: set[str] = field(default_factory=set)
+    refused_with: set[tuple[str, str]] = field(default_factory=set)
 
     def run(self, num_callers: int, *, seconds: float, pause_s: float = 0.0) -> Crowd:
         """pause_s: after an answer; a tenth of a second after a refusal."""
@@ -112,7 +112,7 @@ class Crowd:
             if status == 200:
                 self.accepted_s.append(time.monotonic() - began)
             else:
-                self.retry_after.add(headers.get("retry-after", ""))
+                self.refused_with.add((headers.get("content-type", ""), headers.get("retry-after", "")))
             await asyncio.sleep(pause_s if status == 200 else 0.1)
             if status != 200:  # refused before the body was read: the connection is of no more use
                 writer.close()
@@ -166,7 +166,7 @@ def test_ten_times_too_many(crowded: Server, application: str, path: str) -> Non
     grown = replica(crowded, application).memory_info().rss / before - 1.0
     assert full.statuses == {200}
     assert over.statuses == {200, 429}
-    assert over.retry_after == {"1"}
+    assert over.refused_with == {("application/json", "1")}
     # A reload of HAProxy closes idle connections, and a request may just have been on its way to one.
     assert full.lost <= ROOM
     assert over.lost <= 10 * ROOM

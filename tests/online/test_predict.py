@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
 from tests import models
-from tests.conftest import Server
+from tests.conftest import Server, wait_for
 from zaphod.outputs import to_rows
 from zaphod.packaging import sample_columns
 from zaphod.registry import Registry
@@ -141,3 +142,20 @@ def test_sample_columns_take_what_http_takes(registry: Registry) -> None:
     schema = registry.load("binary", 1).schema
 
     assert sample_columns(schema, models.table(100, seed=9)).num_rows == 100
+
+
+def test_counts_reach_rays_exporter(server: Server) -> None:
+    """What was counted is what Prometheus gets from Ray's exporter, found as Prometheus finds it."""
+    httpx.post(f"{server.url}/v1/models/binary:predict", json=GOOD)
+    headers = {"authorization": f"Bearer {(Path.home() / '.ray' / 'auth_token').read_text().strip()}"}
+    found = httpx.get(f"{server.dashboard}/api/prometheus/sd", headers=headers).json()
+    targets = [target for group in found for target in group["targets"]]
+
+    def exported() -> bool:
+        lines = [line for target in targets for line in httpx.get(f"http://{target}/metrics").text.splitlines()]
+        return any(
+            line.startswith("ray_zaphod_requests_total{") and 'model="binary"' in line and 'outcome="ok"' in line
+            for line in lines
+        )
+
+    wait_for(exported, timeout_s=60, what="a count in Ray's exporter")

@@ -107,6 +107,38 @@ def test_changed_configuration(fleet: tuple[Server, Registry]) -> None:
     assert not callers.failures()
 
 
+def edges(server: Server) -> set[int]:
+    """The HAProxy processes."""
+    return {process.pid for process in server.marked() if machine.name_of(process) == "haproxy"}
+
+
+def test_reloaded_edge(fleet: tuple[Server, Registry]) -> None:
+    """A replica more and one less: each time a new HAProxy takes over the socket, and nobody notices."""
+    server, _ = fleet
+    callers = Callers(server.url)
+    wait_for(lambda: len(replicas(server)) == 2, timeout_s=60, what="two replicas")
+
+    with callers.calling(PATH, num_callers=4, pause_s=0.0):
+        for number in (3, 2):
+            before = edges(server)
+            limits = {"min_replicas": number, "max_replicas": number, "downscale_delay_s": 0.1}
+            deploy(server, lambda application, limits=limits: scale(application, limits))  # type: ignore[misc]  # mypy cannot infer it
+            wait_for(
+                lambda number=number, before=before: len(replicas(server)) == number and edges(server) - before,  # type: ignore[misc]  # as above
+                timeout_s=60,
+                what=f"{number} replicas behind a new HAProxy",
+            )
+            asked = len(callers.asked)
+            wait_for(lambda asked=asked: len(callers.asked) > asked + 500)  # type: ignore[misc]  # as above
+
+    assert not callers.failures()
+
+
+def scale(application: dict[str, Any], limits: dict[str, float]) -> None:
+    """Changes the autoscaling configuration."""
+    application["deployments"][0]["autoscaling_config"].update(limits)
+
+
 def test_killed_replica(fleet: tuple[Server, Registry]) -> None:
     """`kill -9` of a busy replica: nobody but those whose requests it had in hand sees a closed connection, and it is
     replaced.

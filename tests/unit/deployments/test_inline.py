@@ -30,17 +30,25 @@ class Echo:
         return Response(status, b"full", headers=((b"retry-after", b"%d" % (retry_after_s or 0)),))
 
 
-async def long_way(scope, receive, send) -> None:  # type: ignore[no-untyped-def]  # ASGI
-    """Echoes with a mark."""
-    body = b""
-    while True:
-        message = await receive()
-        body += message["body"]
-        if not message["more_body"]:
-            break
-    headers = [(b"x-way", b"long"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+@dataclass
+class LongWay:
+    """The application behind: echoes with a mark."""
+
+    num_calls: int = 0
+
+    async def __call__(self, scope, receive, send) -> None:  # type: ignore[no-untyped-def]  # ASGI
+        self.num_calls += 1
+        body = b""
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message["body"]
+            if not message["more_body"]:
+                break
+        headers = [(b"x-way", b"long"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 @dataclass
@@ -51,6 +59,9 @@ class Running:
     echo: Echo
     shedding: list[Shedding]
     reads: list[int]
+    server: uvicorn.Server
+    long_way: LongWay
+    protocol: type[InlineProtocol]
 
     def talk(self, *pieces: bytes, num_answers: int = 1) -> list[tuple[bytes, dict[bytes, bytes], bytes]]:
         """Sends the pieces one after the other; status line, headers and body of each answer."""
@@ -82,7 +93,7 @@ def post(body: bytes, *headers: bytes, path: bytes = b"/fast", version: bytes = 
 @pytest.fixture
 def running() -> Iterator[Running]:
     """A server with the protocol, and no limit on what it takes."""
-    echo, shedding = Echo(), [Shedding(None, 429, 1.5)]
+    echo, shedding, long_way = Echo(), [Shedding(None, 429, 1.5)], LongWay()
     reads: list[int] = []
 
     class Protocol(InlineProtocol):
@@ -100,33 +111,94 @@ def running() -> Iterator[Running]:
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
         thread.start()
         wait_for(lambda: server.started)
-        yield Running(listener.getsockname()[1], echo, shedding, reads)
+        yield Running(listener.getsockname()[1], echo, shedding, reads, server, long_way, Protocol)
         server.should_exit = True
         thread.join(timeout=10)
     assert not thread.is_alive()
 
 
-def test_whole_request_takes_the_short_way(running: Running) -> None:
-    """What came in one piece is answered at once, with the headers that uvicorn gives as well."""
-    ((status, headers, body),) = running.talk(post(b"one"))
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (post(b"whole"),),
+        (post(b"pieces")[:-3], post(b"pieces")[-3:]),
+        (post(b"headers first")[:-13], b"headers first"),
+        (post(b"whole")[:10], post(b"whole")[10:-3], post(b"whole")[-3:]),
+    ],
+    ids=["whole", "pieces", "headers-first", "within-the-head"],
+)
+def test_a_request_takes_the_short_way_once_it_is_whole(running: Running, pieces: tuple[bytes, ...]) -> None:
+    """It is answered in the turn that brings its end, with the headers that uvicorn gives as well."""
+    running.protocol.patience_s = 60.0
 
-    assert (status, headers[b"x-way"], body) == (b"HTTP/1.1 200 OK", b"short", b"one")
+    ((status, headers, body),) = running.talk(*pieces)
+
+    assert (status, headers[b"x-way"], body) == (b"HTTP/1.1 200 OK", b"short", b"".join(pieces).split(b"\r\n\r\n")[1])
     assert {b"date", b"server"} <= headers.keys()
+
+
+def test_a_slow_body_is_left_to_the_long_way(running: Running) -> None:
+    """Which has time-outs, and knows a client that went away."""
+    with socket.create_connection(("127.0.0.1", running.port), timeout=5) as connection:
+        connection.sendall(post(b"slow")[:-2])
+        wait_for(lambda: running.long_way.num_calls == 1)
+        connection.sendall(b"ow")
+        _, headers, body = read_answer(connection.makefile("rb"))
+
+    assert (headers[b"x-way"], body) == (b"long", b"slow")
+
+
+def test_a_large_body_is_left_to_the_long_way(running: Running) -> None:
+    """So much is not kept beside what uvicorn keeps, which holds a fast sender back."""
+    running.protocol.patience_s = 60.0
+    body = b"x" * 1_100_000
+
+    ((_, headers, got),) = running.talk(post(body))
+
+    assert (headers[b"x-way"], got) == (b"long", body)
+
+
+def test_half_a_request_survives_the_end_of_the_server(running: Running) -> None:
+    """A replica that stops waits for the rest and answers, where it closes idle connections at once."""
+    running.protocol.patience_s = 60.0
+    with (
+        socket.create_connection(("127.0.0.1", running.port), timeout=5) as idle,
+        socket.create_connection(("127.0.0.1", running.port), timeout=5) as connection,
+    ):
+        read = len(running.reads)
+        connection.sendall(post(b"half")[:-2])
+        wait_for(lambda: len(running.reads) > read)
+        running.server.should_exit = True
+        assert idle.recv(1) == b""
+        connection.sendall(b"lf")
+        status, headers, body = read_answer(connection.makefile("rb"))
+
+    assert (status.split()[1], headers[b"x-way"], body) == (b"200", b"long", b"half")
+
+
+def test_a_client_that_leaves_in_the_middle_is_forgotten(running: Running) -> None:
+    """Nobody is answered, and nothing waits."""
+    running.protocol.patience_s = 60.0
+    with socket.create_connection(("127.0.0.1", running.port), timeout=5) as connection:
+        connection.sendall(post(b"gone")[:-2])
+        wait_for(lambda: len(running.server.server_state.connections) == 1)
+    wait_for(lambda: not running.server.server_state.connections)
+
+    assert running.long_way.num_calls == 0
 
 
 @pytest.mark.parametrize(
     "pieces",
     [
-        (post(b"pieces")[:-3], post(b"pieces")[-3:]),
-        (post(b"headers first")[:-13], b"headers first"),
         (post(b"long, the handler says"),),
+        (post(b"long, the handler says")[:-6], b"r says"),
         (post(b"elsewhere", path=b"/other"),),
         (post(b"query", path=b"/fast?x=1"),),
         (post(b"careful", b"expect: 100-continue"),),
         (post(b"old", version=b"1.0"),),
         (b"POST /fast HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n4\r\nlong\r\n0\r\n\r\n",),
     ],
-    ids=["pieces", "headers-first", "handler-declines", "path", "query", "expect", "http-1.0", "chunked-declined"],
+    ids=["handler-declines", "pieces-declined", "path", "query", "expect", "http-1.0", "chunked-declined"],
 )
 def test_everything_else_takes_the_long_way(running: Running, pieces: tuple[bytes, ...]) -> None:
     """The application behind gets the whole body of every other request."""
