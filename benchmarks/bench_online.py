@@ -241,6 +241,18 @@ def memory_mb(running: Running, folder: Path) -> float:
     return total / 1e6
 
 
+def idle_mb(running: Running, folder: Path) -> float:
+    """Once it is still: some servers end what they started with only after a while."""
+    before = memory_mb(running, folder)
+    for _ in range(10):
+        time.sleep(3.0)
+        now = memory_mb(running, folder)
+        if abs(now - before) < 0.01 * before:
+            return now
+        before = now
+    return before
+
+
 def end(running: Running) -> None:
     """Asks the server to end, waits, and kills what is left of its descendants."""
     with contextlib.suppress(psutil.Error, ProcessLookupError):
@@ -343,8 +355,7 @@ def all_running(peers: list[Peer], folder: Path, registry: Registry) -> Iterator
                 print(f"{peer.name}: {error}", flush=True)
                 continue
             servers.append(server)
-            time.sleep(3.0)
-            server.idle_mb = memory_mb(server, folder)
+            server.idle_mb = idle_mb(server, folder)
             print(f"{peer.name}: ready after {server.ready_s:.1f} s, {server.idle_mb:.0f} MB", flush=True)
         yield servers
     finally:

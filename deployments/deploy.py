@@ -8,13 +8,36 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 import ray
+import ray.serve._private.controller  # Ray loads it when it is first needed, which is when everybody waits for it
+import yaml
 from ray import serve
-from ray.serve.schema import ApplicationStatus
-from ray.serve.scripts import cli
+from ray.serve._private import api
+from ray.serve._private.client import ServeControllerClient
+from ray.serve._private.constants import SERVE_NAMESPACE
+from ray.serve.config import ControllerOptions, gRPCOptions
+from ray.serve.context import _set_global_client
+from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 _POLL_S = 0.2
+
+
+def start(config: ServeDeploySchema) -> None:
+    """What `serve run` does, but that applications need not wait until the edge listens: each loads for seconds."""
+    controller, edges = api._create_controller_and_proxy_refs(  # `serve.start` has no way not to wait
+        config.http_options.model_dump(),
+        gRPCOptions(**config.grpc_options.model_dump()),
+        global_logging_config=None,
+        global_tracing_config=None,
+        controller_options=config.controller_options or ControllerOptions(),
+        proxy_location=config.proxy_location,
+    )
+    client = ServeControllerClient(controller)
+    _set_global_client(client)  # type: ignore[no-untyped-call]  # Ray is not typed there
+    client.deploy_apps(config)
+    ray.get(edges)
 
 
 def failure() -> str | None:
@@ -31,7 +54,9 @@ def failure() -> str | None:
 def main() -> None:
     """Exits with 1, the reason last on standard error, when an application cannot be deployed."""
     address = sys.stdin.readline().strip()
-    cli(["run", "--non-blocking", "--address", address, sys.argv[1]], standalone_mode=False)
+    config = ServeDeploySchema.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text()))
+    ray.init(address, namespace=SERVE_NAMESPACE)
+    start(config)
     while (why := failure()) is None:
         time.sleep(_POLL_S)
     ray.shutdown()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol
@@ -19,6 +19,7 @@ from typing import Protocol
 import msgspec
 import uvicorn
 import uvicorn.config
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from deployments.protocols.base import Headers, Question, Response
@@ -33,6 +34,9 @@ _KNOWN_UVICORN = ("0.54.",)
 # milliseconds. What takes longer or is larger is left to Ray.
 _PATIENCE_S = 0.1
 _MAX_COLLECTED_BYTES = 1024 * 1024
+
+# How soon a changed configuration is taken up.
+_LOOK_S = 0.2
 
 _STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -50,24 +54,50 @@ class Admission:
     """Counts the requests that one turn of the event loop finds waiting, which is how long the queue was.
 
     Requests wait in their sockets; a turn reads every socket that is ready, so the last of n waits for n - 1 others.
+    Those on the long way wait in Ray, whose refusal costs several times as much, and the connection: they are counted
+    too.
     """
 
     def __init__(self, shedding: Callable[[], Shedding]) -> None:
         self._shedding = shedding
         self._now = shedding()
+        self._next_look_s = 0.0
         self._taken = 0
+        self._num_long = 0
+        self._app: ASGI3Application | None = None
+        self._counted: ASGI3Application | None = None
 
     def admit(self, loop: asyncio.AbstractEventLoop) -> Shedding | None:
         """None, or why not."""
         if self._taken == 0:
-            loop.call_soon(self._turn)
+            loop.call_soon(self._turn, loop)
         self._taken += 1
         limit = self._now.max_requests
         return None if limit is None or self._taken <= limit else self._now
 
-    def _turn(self) -> None:
+    def admit_long(self) -> Shedding | None:
+        """As `admit`, before a request takes the long way."""
+        limit = self._now.max_requests
+        return None if limit is None or self._num_long < limit else self._now
+
+    def around(self, app: ASGI3Application) -> ASGI3Application:
+        """The application of the long way, with what is in it counted."""
+        if self._counted is None or self._app is not app:
+
+            async def counted(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+                self._num_long += 1
+                try:
+                    await app(scope, receive, send)
+                finally:
+                    self._num_long -= 1
+
+            self._app, self._counted = app, counted
+        return self._counted
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         self._taken = 0
-        self._now = self._shedding()
+        if loop.time() >= self._next_look_s:
+            self._now, self._next_look_s = self._shedding(), loop.time() + _LOOK_S
 
 
 class Begun(msgspec.Struct, frozen=True, gc=False):
@@ -107,6 +137,16 @@ class InlineProtocol(HttpToolsProtocol):
     _pieces: list[bytes] | None = None
     _num_bytes = 0
     _patience: asyncio.TimerHandle | None = None
+    # One timer a connection, which finds out when it fires whether there was anything in between: to set one after each
+    # answer and to stop it before the next request costs as much as parsing that.
+    _idle: asyncio.TimerHandle | None = None
+    _last_s = 0.0
+    _lines_of: list[tuple[bytes, bytes]] | None = None
+    _lines = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
+        super().connection_made(transport)
+        self.app = self.admission.around(self.app)
 
     def on_message_begin(self) -> None:
         # The scope is made when the long way needs it.
@@ -150,6 +190,10 @@ class InlineProtocol(HttpToolsProtocol):
             return
         pieces = self._pieces
         response = self.answers.answer(self.url, self.headers, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if not isinstance(response, Response):
+            refusal = self.admission.admit_long()
+        if refusal is not None:
+            response = self.answers.refuse(self.url, status=refusal.status, retry_after_s=refusal.retry_after_s)
         if isinstance(response, Response):
             self._pieces = None
             self._write(response)
@@ -167,6 +211,8 @@ class InlineProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         self._pieces = None
+        if self._idle is not None:
+            self._idle.cancel()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -196,29 +242,45 @@ class InlineProtocol(HttpToolsProtocol):
 
     def _write(self, response: Response) -> None:
         keep_alive = self.parser.should_keep_alive()
-        headers = [
-            *self.server_state.default_headers,
-            (b"content-type", response.content_type),
-            (b"content-length", b"%d" % len(response.body)),
-            *response.headers,
-        ]
-        if not keep_alive:
-            headers.append((b"connection", b"close"))
-        head = _STATUS_LINE[response.status] + b"".join([b"%b: %b\r\n" % header for header in headers])
-        if head.count(b"\n") != len(headers) + 1 or head.count(b"\r") != len(headers) + 1:
+        defaults = self.server_state.default_headers
+        if defaults is not self._lines_of:  # uvicorn makes another list each second
+            self._lines_of, self._lines = defaults, _lines(defaults)
+        head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n" % (
+            _STATUS_LINE[response.status],
+            self._lines,
+            response.content_type,
+            len(response.body),
+            _lines(response.headers),
+            b"" if keep_alive else b"connection: close\r\n",
+        )
+        num_lines = 4 + len(defaults) + len(response.headers) + (not keep_alive)
+        if head.count(b"\n") != num_lines or head.count(b"\r") != num_lines:
             _log.error("a header of a response had a line break in it; the caller got a 500 instead")
             self.transport.write(_STATUS_LINE[500] + b"content-length: 0\r\nconnection: close\r\n\r\n")
             self.transport.close()
             return
-        self.transport.write(b"%b\r\n%b" % (head, response.body))
+        self.transport.write(head + response.body)
         self.server_state.total_requests += 1
         if keep_alive:
-            self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._last_s = self.loop.time()
+            if self._idle is None:
+                self._idle = self.loop.call_later(self.timeout_keep_alive, self._end_if_idle)
         else:
             self.transport.close()
+
+    def _end_if_idle(self) -> None:
+        self._idle = None
+        if self._pieces is not None or (self.cycle is not None and not self.cycle.response_complete):
+            return  # the answer that comes sets a timer
+        rest_s = self._last_s + self.timeout_keep_alive - self.loop.time()
+        if rest_s > 0:
+            self._idle = self.loop.call_later(rest_s, self._end_if_idle)
+        elif self.timeout_keep_alive_task is None:  # the long way's answers have a timer of their own
+            self.timeout_keep_alive_handler()
+
+
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 def install(answers: Answers, *, shedding: Callable[[], Shedding]) -> bool:

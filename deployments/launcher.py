@@ -160,9 +160,9 @@ class Launcher:
     def _start_ray(self) -> None:
         machine.ensure_ray_token(self._environ)
         command = [
-            _script("ray"), "start", "--head", f"--node-ip-address={machine.RAY_HOST}", f"--port={self._ray_port}",
+            sys.executable, "-m", "deployments.head", "start", "--head",
+            f"--node-ip-address={machine.RAY_HOST}", f"--port={self._ray_port}",
             "--include-dashboard=true", f"--dashboard-port={self._launch.dashboard_port}",
-            f"--ray-client-server-port={machine.free_port()}",
             # Nothing here asks for these two, and each is a process: the starting of further nodes, and the copying of
             # every worker's log to whoever started Ray.
             "--no-monitor", "--include-log-monitor=false",
@@ -299,11 +299,6 @@ def predict_example(model: str) -> str:
 
 def _interrupt(number: int, frame: types.FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _script(name: str) -> str:
-    """A console script of this very environment, whatever PATH says."""
-    return str(Path(sys.executable).parent / name)
 
 
 def _last_line(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -32,9 +33,10 @@ class Echo:
 
 @dataclass
 class LongWay:
-    """The application behind: echoes with a mark."""
+    """The application behind: echoes with a mark, once it is let."""
 
     num_calls: int = 0
+    held: bool = False
 
     async def __call__(self, scope, receive, send) -> None:  # type: ignore[no-untyped-def]  # ASGI
         self.num_calls += 1
@@ -46,6 +48,8 @@ class LongWay:
             body += message["body"]
             if not message["more_body"]:
                 break
+        while self.held:  # noqa: ASYNC110  # another thread lets it go
+            await asyncio.sleep(0.01)
         headers = [(b"x-way", b"long"), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -104,7 +108,9 @@ def running() -> Iterator[Running]:
             super().data_received(data)
             reads.append(len(data))
 
-    config = uvicorn.Config(long_way, http=Protocol, lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        long_way, http=Protocol, lifespan="off", log_config=None, access_log=False, timeout_keep_alive=1
+    )
     server = uvicorn.Server(config)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -232,16 +238,60 @@ def test_connection_is_kept_or_closed_as_asked(running: Running) -> None:
         assert file.read() == b""
 
 
+def test_an_idle_connection_is_ended_in_the_end(running: Running) -> None:
+    """After its last answer, whichever way that took, and not while anything is under way."""
+    with contextlib.ExitStack() as stack:
+        files = []
+        for bodies in ([b"short"], [b"long"], [b"short", b"long", b"short"]):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=10))
+            files.append(connection.makefile("rb"))
+            for body in bodies:
+                connection.sendall(post(body))
+                assert read_answer(files[-1])[2] == body
+        assert [file.read() for file in files] == [b""] * 3
+
+
 def test_requests_beyond_the_limit_of_a_turn_are_refused(running: Running) -> None:
     """Of the requests that wait together, so many are answered and the others told when to come again."""
     running.shedding[0] = Shedding(3, 429, 1.5)
-    running.talk(post(b"a turn to take up the new limit"))
+    got: list[tuple[bytes, dict[bytes, bytes], bytes]] = []
 
-    got = running.talk(post(b"x") * 5, num_answers=5)
+    def refused() -> bool:
+        got[:] = running.talk(post(b"x") * 5, num_answers=5)
+        return b"429" in got[-1][0]
 
+    wait_for(refused, what="the new limit")
     assert [status.split()[1] for status, _, _ in got] == [b"200"] * 3 + [b"429"] * 2
     assert got[-1][1][b"retry-after"] == b"1"
     assert running.talk(post(b"later"))[0][0].split()[1] == b"200"
+
+
+def test_requests_beyond_what_the_long_way_may_hold_are_refused(running: Running) -> None:
+    """Those in it stay, others are told to come again on a connection that stays, until there is room."""
+    running.shedding[0] = Shedding(3, 429, 1.5)
+    running.long_way.held = True
+    with contextlib.ExitStack() as stack:
+
+        def connect() -> socket.socket:
+            return stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=5))
+
+        waiting = [connect() for _ in range(3)]
+        for number, connection in enumerate(waiting, start=1):
+            connection.sendall(post(b"long"))
+            wait_for(lambda number=number: running.long_way.num_calls == number)  # type: ignore[misc]  # mypy cannot infer it
+        late = connect()
+        late_file = late.makefile("rb")
+
+        def statuses() -> bytes:
+            late.sendall(post(b"long"))
+            return read_answer(late_file)[0]
+
+        wait_for(lambda: b"429" in statuses(), what="the new limit")
+        late.sendall(post(b"short"))
+        assert read_answer(late_file)[1][b"x-way"] == b"short"
+        running.long_way.held = False
+        assert [read_answer(each.makefile("rb"))[2] for each in waiting] == [b"long"] * 3
+        wait_for(lambda: b"200" in statuses(), what="room")
 
 
 def test_no_header_is_ever_split(running: Running) -> None:

@@ -9,6 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.metrics import BOUNDS_S, Labels, Meter
 from deployments.scaling import Busyness
+from zaphod.predictor import Predictions
+from zaphod.served import Scored, Stamp
 
 LABELS = Labels(model="fraud", version=3, variant="champion", protocol="plain", outcome="ok")
 
@@ -70,3 +72,24 @@ def test_buckets_resolve_a_tenth_of_a_millisecond() -> None:
     small = [0.0, *(bound for bound in BOUNDS_S if bound <= 0.0005)]
 
     assert max(high - low for low, high in pairwise(small)) <= 0.0001 + 1e-12
+
+
+def test_each_answer_counts_for_who_gave_it(meter: Meter) -> None:
+    """However often, in whatever order: by the stamp of the answer, and of whom was asked when there is none."""
+    old, new = (Stamp(model="fraud", version=version, variant="champion", bundle_sha256="x") for version in (1, 2))
+    answers = [
+        (Scored(Predictions(), (old,)), 200, "1", "champion", "ok"),
+        (Scored(Predictions(), (new,)), 200, "2", "champion", "ok"),
+        (Scored(Predictions(), (old, new), [0, 1]), 200, "1", "mixed", "ok"),
+        (None, 422, "2", "champion", "unprocessable"),
+        (Scored(Predictions(), (old,)), 500, "1", "champion", "failed"),
+    ]
+    for _ in range(3):
+        for scored, status, *_ in answers:
+            meter.answered(scored, stamp=new, protocol="plain", status=status, began=0.0, num_rows=2)
+
+    text = meter.text().decode()
+    for _, _, version, variant, outcome in answers:
+        labels = f'version="{version}",variant="{variant}",protocol="plain",outcome="{outcome}"'
+        assert f'zaphod_requests_total{{model="fraud",{labels},replica="abc"}} 3' in text
+        assert f'zaphod_rows_total{{model="fraud",{labels},replica="abc"}} 6' in text
