@@ -55,7 +55,7 @@ def main() -> None:
     """Exits with 1, the reason last on standard error, when an application cannot be deployed."""
     address = sys.stdin.readline().strip()
     config = ServeDeploySchema.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text()))
-    ray.init(address, namespace=SERVE_NAMESPACE)
+    ray.init(address, namespace=SERVE_NAMESPACE, runtime_env={"worker_process_setup_hook": "deployments.lean.setup"})
     start(config)
     while (why := failure()) is None:
         time.sleep(_POLL_S)

@@ -30,6 +30,8 @@ from zaphod.settings import load_ray_env
 _READY_TIMEOUT_S = 120.0
 _POLL_S = 0.1
 _WATCH_S = 1.0
+# Of each cluster's replicas, for a protocol; those that are being replaced have some as well.
+_PORTS = 50
 # Without either, nothing answers for long.
 _VITAL = ("gcs_server", "raylet")
 
@@ -241,6 +243,10 @@ class Launcher:
         digest = hashlib.sha256(str(self._launch.run_dir).encode()).hexdigest()[:10]
         haproxy = Path(tempfile.gettempdir()) / f"zaphod-{os.getuid()}-{digest}"
         haproxy.mkdir(mode=0o700, exist_ok=True)
+        # And on the ports of replicas and of the Python proxy, which HAProxy asks while it knows no replica: one that
+        # another cluster's proxy shares, or takes over when a replica dies, answers with that cluster's models.
+        http = machine.free_ports(30_000, 32_700, num=_PORTS)
+        grpc = machine.free_ports(40_000, 41_000, num=_PORTS)
         return {
             **os.environ,
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
@@ -250,6 +256,12 @@ class Launcher:
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(machine.free_port()),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(machine.free_port()),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(machine.free_port()),
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(machine.free_port()),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(http),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(http + _PORTS),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(grpc),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(grpc + _PORTS),
             **load_ray_env(self._launch.ray_env),
             "ZAPHOD_HOME": str(self._launch.home),
             # `python` in the entry point of a submitted job is this environment's.

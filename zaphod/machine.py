@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -144,9 +145,22 @@ def free_port() -> int:
     """
     while True:
         port = 20_000 + secrets.randbelow(10_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("", port))
+        if _is_free(port):
             return port
+
+
+def free_ports(low: int, high: int, *, num: int) -> int:
+    """The first of `num` ports in a row of which none was listened on a moment ago; low when there is no such row."""
+    firsts = list(range(low, high - num + 1, num))
+    random.SystemRandom().shuffle(firsts)
+    return next((first for first in firsts if all(map(_is_free, range(first, first + num)))), low)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.bind(("", port))
+        return True
+    return False
 
 
 def check_port(host: str, port: int, *, setting: str) -> None:

@@ -13,11 +13,13 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from sklearn.ensemble import HistGradientBoostingRegressor
 
 from tests import models
 from tests.conftest import ROOT, Server, end_server, start_server, wait_for
 from tests.online.load import Callers
 from zaphod import machine
+from zaphod.packaging import package
 from zaphod.registry import CHAMPION, Registry
 from zaphod.settings import load_ray_env
 
@@ -26,7 +28,7 @@ NUM_CALLERS = 8
 
 pytestmark = [pytest.mark.cluster, pytest.mark.fault, pytest.mark.timeout(240 + 30 * NUM_KILLS)]
 
-PATH = "/v1/models/regressor:predict"
+PATH = "/v1/models/fleet:predict"
 
 
 def two_replicas(config: dict[str, Any]) -> None:
@@ -38,11 +40,14 @@ def two_replicas(config: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Registry]]:
-    """Two replicas and a registry of their own."""
+    """Two replicas and a registry of their own, with a model that no other server of this machine has."""
     registry = Registry.open(str(tmp_path_factory.mktemp("registry")))
-    models.publish(registry)
+    X = models.table(500, seed=1)
+    fitted = models.pipeline(HistGradientBoostingRegressor(max_iter=20, random_state=0)).fit(X, X["amount"])
+    package(fitted, name="fleet", sample=X, registry=registry, nullable=models.NULLABLE)
+    registry.set_alias("fleet", alias=CHAMPION, version=1, action="promote", why="test")
     server = start_server(
-        tmp_path_factory.mktemp("fleet"), registry=registry.uri, references=["regressor"], change=two_replicas
+        tmp_path_factory.mktemp("fleet"), registry=registry.uri, references=["fleet"], change=two_replicas
     )
     wait_for(lambda: len(replicas(server)) == 2, timeout_s=60, what="a second replica")
     yield server, registry
@@ -69,13 +74,13 @@ def deploy(server: Server, change: Callable[[dict[str, Any]], None]) -> None:
 def test_promotion_and_rollback(fleet: tuple[Server, Registry]) -> None:
     """A new champion answers everywhere within two seconds, the old one after a rollback, and nobody is refused."""
     server, registry = fleet
-    version = registry.publish("regressor", registry.load("regressor", 1).files)
+    version = registry.publish("fleet", registry.load("fleet", 1).files)
     callers = Callers(server.url)
 
     with callers.calling(PATH, num_callers=4):
         wait_for(lambda: len(callers.asked) > 100)
         for wanted, action in ((version, "promote"), (1, "rollback")):
-            registry.set_alias("regressor", alias=CHAMPION, version=wanted, action=action, why="test")
+            registry.set_alias("fleet", alias=CHAMPION, version=wanted, action=action, why="test")
             moved = time.monotonic()
             wait_for(lambda moved=moved: time.monotonic() > moved + 4.0)  # type: ignore[misc]  # mypy cannot infer it
             assert {each.version for each in callers.since(moved + 2.0)} == {wanted}

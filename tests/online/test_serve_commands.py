@@ -41,6 +41,8 @@ def environ(tmp_path: Path) -> Iterator[dict[str, str]]:
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{short}/metrics.sock",
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(machine.free_port()),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(machine.free_port()),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(machine.free_port()),
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(machine.free_port()),
             machine.MARK: str(tmp_path),
         }
         machine.end_marked(tmp_path)
