@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import time
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -52,7 +53,7 @@ def memory(server: Server) -> int:
     return sum(replica.memory_info().rss for replica in replicas) // len(replicas)
 
 
-def test_memory_stays(server: Server) -> None:
+def test_memory_stays(server: Server, record_property: Callable[[str, object], None]) -> None:
     """After every kind of request has been seen, more of them leave nothing behind.
 
     A short run may still be warming up, and is given more rounds: what is left behind is left by each of them.
@@ -63,6 +64,7 @@ def test_memory_stays(server: Server) -> None:
         before = memory(server)
         statuses = soak(server, seconds=SECONDS)
         growth.append(memory(server) / before - 1.0)
+        record_property("growth", growth[-1])
         assert statuses == {200, 400, 404, 413, 422}
         if growth[-1] < 0.02:
             return
