@@ -262,6 +262,8 @@ class Launcher:
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(http + _PORTS),
             "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(grpc),
             "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(grpc + _PORTS),
+            # The first driver here has workers of its own kind (deployments.lean): others would start in vain.
+            "RAY_prestart_worker_first_driver": "0",
             **load_ray_env(self._launch.ray_env),
             "ZAPHOD_HOME": str(self._launch.home),
             # `python` in the entry point of a submitted job is this environment's.
