@@ -242,15 +242,12 @@ def memory_mb(running: Running, folder: Path) -> float:
 
 
 def idle_mb(running: Running, folder: Path) -> float:
-    """Once it is still: some servers end what they started with only after a while."""
-    before = memory_mb(running, folder)
-    for _ in range(10):
+    """Once it has been still for six seconds: some servers end what they started with only after a while."""
+    seen = [memory_mb(running, folder)]
+    while len(seen) < 12 and (len(seen) < 3 or max(seen[-3:]) > 1.01 * min(seen[-3:])):
         time.sleep(3.0)
-        now = memory_mb(running, folder)
-        if abs(now - before) < 0.01 * before:
-            return now
-        before = now
-    return before
+        seen.append(memory_mb(running, folder))
+    return seen[-1]
 
 
 def end(running: Running) -> None:

@@ -1,12 +1,12 @@
 """Raises and lowers the load on the shipped configuration and draws what the autoscaler makes of it.
 
-Load: requests of 200 rows at a fixed rate, whether answers come or not (open loop): low, high, low. Drawn: the rate
+Load: requests of 1,000 rows at a fixed rate, whether answers come or not (open loop): low, high, low. Drawn: the rate
 asked and answered, replicas, p99 of each two seconds, failures. Written as SVG: docs/images/autoscaling.svg.
 
 Not measured: several nodes. Delays are those of configs/serve.yaml, but for the one before scaling down, which is
 shortened so that a picture takes minutes.
 
-    python benchmarks/ramp_online.py [--high 250] [--seconds 40] [--output docs/images/autoscaling.svg]
+    python benchmarks/ramp_online.py [--high 300] [--seconds 40] [--output docs/images/autoscaling.svg]
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from benchmarks.bench_online import make_body, make_model  # noqa: E402  # the p
 from zaphod import machine  # noqa: E402
 
 NUM_CALLERS = 32
+NUM_ROWS = 1_000
 WINDOW_S = 2.0
 
 
@@ -95,7 +96,7 @@ def draw(ramp: Ramp, path: Path) -> None:
     ]
     bad = [(edge, float(failed[window == i].sum())) for i, edge in enumerate(edges)]
     panels = [
-        ("requests/s (200 rows each)", rate),
+        (f"requests/s ({NUM_ROWS:,} rows each)", rate),
         ("replicas", [(at, float(number)) for at, number in ramp.replicas]),
         ("p99, ms", p99),
         ("failed requests", bad),
@@ -141,7 +142,7 @@ def main() -> None:
     """Starts a server, runs the ramp, draws and sums up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--low", type=float, default=20.0, help="requests a second before and after")
-    parser.add_argument("--high", type=float, default=250.0)
+    parser.add_argument("--high", type=float, default=300.0)
     parser.add_argument("--seconds", type=float, default=40.0, help="of the high load")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images" / "autoscaling.svg")
     arguments = parser.parse_args()
@@ -168,7 +169,7 @@ def main() -> None:
             running = machine.marked_processes(home / "var" / "run")
             return sum(machine.name_of(process).startswith("ray::ServeReplica") for process in running)
 
-        ramp = Ramp(f"http://127.0.0.1:{port}/v1/models/fraud:predict", make_body("rows", 200))
+        ramp = Ramp(f"http://127.0.0.1:{port}/v1/models/fraud:predict", make_body("rows", NUM_ROWS))
         try:
             stages = [(arguments.low, 15.0), (arguments.high, arguments.seconds), (arguments.low, 60.0)]
             ramp.run(stages, count_replicas)
