@@ -112,7 +112,7 @@ class BatchSettings(Settings):
     """A job that one core does in so many seconds, by the pre-flight's estimate, is done in this process: Ray takes
     longer to start. 0 always uses Ray."""
 
-    ray_data_s: pydantic.NonNegativeFloat = 3_600.0
+    ray_data_s: pydantic.NonNegativeFloat = 600.0
     """A job that would keep one core busy for so many seconds is carried by Ray Data, whose progress Ray's dashboard
     shows; a shorter one by plain Ray tasks, which start five seconds sooner. 0 always uses Ray Data."""
 
