@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 from sklearn.compose import ColumnTransformer
+from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor, RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -62,6 +63,15 @@ def publish(registry: Registry) -> None:
     for name, (model, y) in targets.items():
         packaged = package(pipeline(model).fit(X, y), name=name, sample=X, registry=registry, nullable=NULLABLE)
         registry.set_alias(name, alias=CHAMPION, version=packaged.version, action="promote", why="test model")
+
+
+def publish_constants(registry: Registry) -> None:
+    """Packages `constant` twice: version 1 says 1 and is champion, version 2 says 2."""
+    X = table(50, seed=1)
+    for constant in (1.0, 2.0):
+        estimator = DummyRegressor(strategy="constant", constant=constant).fit(X, [0.0] * len(X))
+        package(estimator, name="constant", sample=X, registry=registry, nullable=NULLABLE)
+    registry.set_alias("constant", alias=CHAMPION, version=1, action="promote", why="test model")
 
 
 def publish_several(registry: Registry) -> None:

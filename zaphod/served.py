@@ -267,7 +267,8 @@ class ServedModel:
     def _follow(self, experiment: Experiment | None) -> bool:
         """Begins, moves on or ends the experiment between the version that serves and another.
 
-        Raises: ZaphodError when its challenger cannot be used, once; the champion answers all then.
+        Raises: ZaphodError when its challenger cannot be used: once, or at each look where that may pass. The champion
+            answers all then.
         """
         snapshot = self._snapshot
         if self.reference.alias != CHAMPION or (experiment and experiment.champion != snapshot.bundle.version):
@@ -281,6 +282,10 @@ class ServedModel:
         try:
             if experiment is not None:
                 trial = begin_trial(self.registry, snapshot, experiment, recording=self._recording)
+        except (ZaphodError, OSError) as error:
+            if not isinstance(error, ZaphodError) or error.retryable:
+                self._followed = None
+            raise
         finally:
             self._snapshot = dataclasses.replace(snapshot, trial=trial)
             self._end_shadow(before)

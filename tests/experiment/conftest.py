@@ -16,7 +16,7 @@ from zaphod.monitoring.log import open_log
 from zaphod.monitoring.record import Arm
 from zaphod.monitoring.settings import LogSettings
 from zaphod.packaging import package
-from zaphod.registry import CHAMPION, Registry
+from zaphod.registry import Registry
 from zaphod.served import Recording
 from zaphod.shadow import ShadowSettings
 
@@ -27,18 +27,12 @@ PLAN = Plan(metrics=(MetricPlan(name="bought"),))
 def registry(tmp_path: Path) -> Registry:
     """`constant`: version 1 says 1 and is champion, version 2 says 2; 3 takes another field and cannot be compared."""
     made = Registry.open(str(tmp_path / "registry"))
-    X = models.table(30, seed=1)
-    for constant in (1.0, 2.0):
-        package(
-            DummyRegressor(strategy="constant", constant=constant).fit(X, [0.0] * len(X)),
-            name="constant", sample=X, registry=made, nullable=models.NULLABLE,
-        )  # fmt: skip
-    other = X.assign(age=1.0)
+    models.publish_constants(made)
+    other = models.table(30, seed=1).assign(age=1.0)
     package(
-        DummyRegressor().fit(other, [0.0] * len(X)), name="constant", sample=other, registry=made,
+        DummyRegressor().fit(other, [0.0] * len(other)), name="constant", sample=other, registry=made,
         nullable=models.NULLABLE,
     )  # fmt: skip
-    made.set_alias("constant", alias=CHAMPION, version=1, action="promote", why="test")
     return made
 
 

@@ -17,8 +17,9 @@ import pytest
 from tests import models
 from tests.conftest import wait_for
 from tests.experiment.conftest import experiment, run
+from zaphod.bundle import Bundle
 from zaphod.columns import Columns
-from zaphod.errors import InvalidInputError, PredictionError
+from zaphod.errors import InvalidInputError, ModelLoadError, PredictionError, StorageUnavailableError
 from zaphod.experiment.assignment import Splitter, threshold_of
 from zaphod.experiment.spec import Mode
 from zaphod.predictor import Predictions, Predictor
@@ -157,6 +158,39 @@ def test_a_challenger_that_cannot_be_compared_is_left_out(registry: Registry, ca
 
     snapshot = served.snapshot()
     assert values(snapshot.score(rows(snapshot, 5), entities=ENTITIES[:5])) == [1.0] * 5
+    served.close()
+
+
+def test_a_challenger_whose_storage_was_away_is_tried_again(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then the champion answers all; a challenger that was damaged is not tried at every look."""
+    served = ServedModel.open(registry, "constant", interval_s=3600)
+    run(registry, experiment(share=1.0))
+    load, problems = Registry.load, [StorageUnavailableError("away"), OSError("away"), ModelLoadError("damaged")]
+
+    def fail(self: Registry, name: str, version: int) -> Bundle:
+        if problems:
+            raise problems[0]
+        return load(self, name, version)
+
+    monkeypatch.setattr(Registry, "load", fail)
+    for problem in tuple(problems[:2]):
+        for _ in range(2):
+            with pytest.raises(type(problem)):
+                served.refresh()
+        assert values(served.snapshot().score(rows(served.snapshot(), 5), entities=ENTITIES[:5])) == [1.0] * 5
+        problems.pop(0)
+    with pytest.raises(ModelLoadError):
+        served.refresh()
+    assert not served.refresh()
+
+    problems.clear()
+    run(registry, None)
+    served.refresh()
+    run(registry, experiment(share=1.0))
+    assert served.refresh()
+    assert values(served.snapshot().score(rows(served.snapshot(), 5), entities=ENTITIES[:5])) == [2.0] * 5
     served.close()
 
 

@@ -10,7 +10,6 @@ import duckdb
 import msgspec
 import pandas as pd
 import pytest
-from sklearn.dummy import DummyRegressor
 
 from batch.commit import Staging
 from batch.preflight import preflight
@@ -23,9 +22,8 @@ from zaphod.errors import ConfigError, PredictionError
 from zaphod.experiment.assignment import Splitter, threshold_of
 from zaphod.experiment.plan import MetricPlan, Plan
 from zaphod.experiment.spec import Experiment, Mode, Phase, write_plan
-from zaphod.packaging import package
 from zaphod.predictor import Predictions
-from zaphod.registry import CHAMPION, Registry
+from zaphod.registry import Registry
 from zaphod.sklearn_predictor import SklearnPredictor
 
 NUM_ROWS = 3 * 200
@@ -35,13 +33,7 @@ NUM_ROWS = 3 * 200
 def constants(tmp_path: Path) -> Registry:
     """Version 1 says 1 and is champion, version 2 says 2."""
     made = Registry.open(str(tmp_path / "registry"))
-    X = models.table(30, seed=1)
-    for constant in (1.0, 2.0):
-        package(
-            DummyRegressor(strategy="constant", constant=constant).fit(X, [0.0] * len(X)),
-            name="constant", sample=X, registry=made, nullable=models.NULLABLE,
-        )  # fmt: skip
-    made.set_alias("constant", alias=CHAMPION, version=1, action="promote", why="test")
+    models.publish_constants(made)
     return made
 
 

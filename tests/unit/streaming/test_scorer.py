@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 import pandas as pd
 import pytest
-from sklearn.dummy import DummyRegressor
 
 from streaming.queues.base import Cause, Cursor, DeadLetter, NewEvent
 from streaming.queues.sqlite import SqliteQueue
@@ -19,7 +18,6 @@ from streaming.settings import ScoringSettings
 from tests import models
 from zaphod.columns import Columns
 from zaphod.errors import PredictionError, QueueUnavailableError
-from zaphod.packaging import package
 from zaphod.predictor import Predictions
 from zaphod.registry import CHAMPION, Registry
 from zaphod.served import ServedModel, Snapshot
@@ -32,11 +30,7 @@ SETTINGS = ScoringSettings(max_batch=16, max_attempts=3, backoff_s=0.001, max_ba
 def small_registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     """Two versions of a constant model, the first is champion."""
     registry = Registry.open(str(tmp_path_factory.mktemp("registry")))
-    X = models.table(50, seed=1)
-    for constant in (1.0, 2.0):
-        estimator = DummyRegressor(strategy="constant", constant=constant).fit(X, [0.0] * len(X))
-        package(estimator, name="constant", sample=X, registry=registry, nullable=models.NULLABLE)
-    registry.set_alias("constant", alias=CHAMPION, version=1, action="promote", why="test")
+    models.publish_constants(registry)
     return registry
 
 
