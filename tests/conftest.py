@@ -129,6 +129,22 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
 
 
 @pytest.fixture(scope="session")
+def constant_models(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """Two versions of a model that says its number. Not to be changed."""
+    made = Registry.open(str(tmp_path_factory.mktemp("constants")))
+    models.publish_constants(made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """A classifier of two targets."""
+    made = Registry.open(str(tmp_path_factory.mktemp("several")))
+    models.publish_several(made)
+    return made
+
+
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Iterator[Server]:
     """One server for the whole run, serving the three models."""
     started = start_server(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pandas as pd
@@ -86,6 +89,19 @@ def publish_several(registry: Registry) -> None:
     schema = msgspec.structs.replace(inferred, output=output)
     packaged = package(model, name="several", sample=X, registry=registry, schema=schema)
     registry.set_alias("several", alias=CHAMPION, version=packaged.version, action="promote", why="test model")
+
+
+def publish_again(registry: Registry) -> None:
+    """Every champion once more, as the next version and champion."""
+    for name in registry.models():
+        version = registry.publish(name, {**registry.load(name, registry.state(name).aliases[CHAMPION]).files})
+        registry.set_alias(name, alias=CHAMPION, version=version, action="promote", why="test model")
+
+
+def copy(registry: Registry, folder: Path) -> Registry:
+    """A registry that a test may change, below a folder of its own."""
+    shutil.copytree(registry.uri, folder / "registry")
+    return Registry.open(str(folder / "registry"))
 
 
 def load_estimator(registry: Registry, name: str) -> Pipeline:

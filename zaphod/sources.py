@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,18 +69,7 @@ def _require_trust(what: str, *, trust_pickle: bool) -> None:
 def _unpickle(data: bytes, what: str) -> BaseEstimator:
     import joblib
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", InconsistentVersionWarning)
-            estimator = joblib.load(io.BytesIO(data))
-    except InconsistentVersionWarning as warning:
-        raise PackagingError(
-            f"Cannot package {what}: it was fitted with scikit-learn {warning.original_sklearn_version}, this is "
-            f"{warning.current_sklearn_version}, and its predictions may differ. Fit it again here."
-        ) from warning
-    except Exception as error:  # unpickling raises whatever the pickled code raises
-        raise ModelLoadError(f"Cannot read {what}: {type(error).__name__}: {error}") from error
-    return _checked(estimator, what)
+    return _read(lambda: joblib.load(io.BytesIO(data)), what)
 
 
 def _load_mlflow(uri: str) -> BaseEstimator:
@@ -89,14 +79,21 @@ def _load_mlflow(uri: str) -> BaseEstimator:
         raise PackagingError(
             f"Cannot read {uri}: MLflow is not installed. Install it with `pip install zaphod[mlflow]`."
         ) from error
+    return _read(lambda: mlflow.sklearn.load_model(uri), uri)
+
+
+def _read(load: Callable[[], object], what: str) -> BaseEstimator:
     try:
-        estimator = mlflow.sklearn.load_model(uri)
-    except Exception as error:  # MLflow raises its own and whatever the model's code raises
-        raise ModelLoadError(f"Cannot read {uri}: {type(error).__name__}: {error}") from error
-    return _checked(estimator, uri)
-
-
-def _checked(estimator: object, what: str) -> BaseEstimator:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", InconsistentVersionWarning)
+            estimator = load()
+    except InconsistentVersionWarning as warning:
+        raise PackagingError(
+            f"Cannot package {what}: it was fitted with scikit-learn {warning.original_sklearn_version}, this is "
+            f"{warning.current_sklearn_version}, and its predictions may differ. Fit it again here."
+        ) from warning
+    except Exception as error:  # unpickling raises whatever the pickled code raises, and MLflow its own
+        raise ModelLoadError(f"Cannot read {what}: {type(error).__name__}: {error}") from error
     if not isinstance(estimator, BaseEstimator):
         raise PackagingError(f"Expected a scikit-learn estimator, got {type(estimator).__name__} - in {what}")
     return estimator

@@ -23,17 +23,22 @@ from zaphod.shadow import ShadowSettings
 PLAN = Plan(metrics=(MetricPlan(name="bought"),))
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    """`constant`: version 1 says 1 and is champion, version 2 says 2; 3 takes another field and cannot be compared."""
-    made = Registry.open(str(tmp_path / "registry"))
-    models.publish_constants(made)
+@pytest.fixture(scope="session")
+def three_versions(constant_models: Registry, tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """A third version takes another field."""
+    made = models.copy(constant_models, tmp_path_factory.mktemp("three"))
     other = models.table(30, seed=1).assign(age=1.0)
     package(
         DummyRegressor().fit(other, [0.0] * len(other)), name="constant", sample=other, registry=made,
         nullable=models.NULLABLE,
     )  # fmt: skip
     return made
+
+
+@pytest.fixture
+def registry(three_versions: Registry, tmp_path: Path) -> Registry:
+    """`constant`: version 1 says 1 and is champion, version 2 says 2; 3 takes another field and cannot be compared."""
+    return models.copy(three_versions, tmp_path)
 
 
 def experiment(*, share: float = 0.5, mode: Mode = Mode.AB, challenger: int = 2, phase: int = 1) -> Experiment:

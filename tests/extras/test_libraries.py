@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.compose import ColumnTransformer
+from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from tests import models
-from zaphod.errors import ModelLoadError
+from zaphod.errors import ModelLoadError, PackagingError
 from zaphod.packaging import package, sample_columns
 from zaphod.registry import Registry
 from zaphod.sources import load_source
@@ -116,3 +118,23 @@ def test_a_model_of_mlflow_by_run_and_by_alias(tmp_path: Path, monkeypatch: pyte
     for source in (by_run, by_alias):
         assert source.estimator.predict(X).tolist() == model.predict(X).tolist()
     assert by_alias.origin == "mlflow models:/churn@champion"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_of_mlflow_by_another_scikit_learn_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one from a file: its predictions may differ."""
+    sklearn_flavour = pytest.importorskip("mlflow.sklearn")
+
+    def load(uri: str) -> LogisticRegression:
+        warnings.warn(
+            InconsistentVersionWarning(
+                estimator_name=uri, current_sklearn_version="1.9.0", original_sklearn_version="1.2.0"
+            ),
+            stacklevel=1,
+        )
+        return LogisticRegression()
+
+    monkeypatch.setattr(sklearn_flavour, "load_model", load)
+
+    with pytest.raises(PackagingError, match=r"fitted with scikit-learn 1\.2\.0"):
+        load_source("models:/churn@champion", trust_pickle=True)

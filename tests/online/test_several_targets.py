@@ -22,14 +22,6 @@ RECORDS = asked.records(FRAME)
 
 
 @pytest.fixture(scope="module")
-def several(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    """One model of two targets."""
-    registry = Registry.open(str(tmp_path_factory.mktemp("several")))
-    models.publish_several(registry)
-    return registry
-
-
-@pytest.fixture(scope="module")
 def http(several: Registry) -> Iterator[Client]:
     """The application with that model."""
     with client(make_app(several, models=["several"])) as made:

@@ -50,7 +50,7 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pictures(msgspec.Struct, frozen=True, kw_only=True):
-    """What the task has; the rest is empty, and all of it for a classifier of several targets.
+    """What the task has; the rest is empty. by_target: those of each of several targets.
 
     Curves, bands and points are of the first shard, counts of all rows.
 
@@ -67,6 +67,28 @@ class Pictures(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: tuple[Threshold, ...] = ()
     bands: tuple[ResidualBand, ...] = ()
     points: tuple[tuple[float, float], ...] = ()
+    by_target: tuple[Pictures, ...] = ()
+
+
+def picture_counter(shape: Shape, first: Rows) -> PictureCounter | TargetPictures:
+    """What to feed with the shards; first: the first of them."""
+    return TargetPictures(shape, first) if shape.kind is Kind.SEVERAL else PictureCounter(shape, first)
+
+
+class TargetPictures:
+    """A counter for each of several targets."""
+
+    def __init__(self, shape: Shape, first: Rows) -> None:
+        self._shape = shape
+        parts = zip(shape.by_target(), first.by_target(shape), strict=True)
+        self._counters = [PictureCounter(one, rows) for one, rows in parts]
+
+    def add(self, rows: Rows) -> None:
+        for counter, part in zip(self._counters, rows.by_target(self._shape), strict=True):
+            counter.add(part)
+
+    def result(self) -> Pictures:
+        return Pictures(by_target=tuple(counter.result() for counter in self._counters))
 
 
 class PictureCounter:
@@ -89,8 +111,6 @@ class PictureCounter:
         if self._shape.kind is Kind.REGRESSION:
             assert answers.values is not None
             self._counts[0] += self._count(rows.truth[:, 0] - answers.values[:, 0])
-            return
-        if self._shape.kind is Kind.SEVERAL:
             return
         assert answers.labels is not None
         truth, labels = rows.truth[:, 0].astype(np.int64), answers.labels.astype(np.int64)
@@ -119,8 +139,6 @@ class PictureCounter:
                 bands=self._bands,
                 points=self._points,
             )
-        if self._shape.kind is Kind.SEVERAL:
-            return Pictures()
         labels = ("wrong", "right") if self._shape.kind is Kind.MULTICLASS else ("negative", "positive")
         return Pictures(
             roc=self._roc,
@@ -204,7 +222,7 @@ def _thinned(model: int, x: NDArray[np.float64], y: NDArray[np.float64]) -> Curv
 
 def _histogram_edges(shape: Shape, rows: Rows) -> NDArray[np.float64]:
     answers = rows.answers[0]
-    if shape.kind in (Kind.BINARY, Kind.MULTICLASS, Kind.SEVERAL):
+    if shape.kind in (Kind.BINARY, Kind.MULTICLASS):
         return np.linspace(0.0, 1.0, _HISTOGRAM_BINS + 1)
     if shape.kind is Kind.OUTLIER:
         assert answers.scores is not None

@@ -10,7 +10,7 @@ from zaphod.reporting.svg import interval_bar
 from zaphod.validation import plots
 from zaphod.validation.card import domain
 from zaphod.validation.measured import Comparison, Measured, Role
-from zaphod.validation.pictures import Curve
+from zaphod.validation.pictures import Curve, Pictures
 from zaphod.validation.plots import Line
 from zaphod.validation.results import Validation
 from zaphod.validation.rows import Kind
@@ -149,8 +149,7 @@ def _pictures(validation: Validation, bundle: Bundle, settings: ValidationSettin
     cards = [
         *_ranked(validation),
         *_calibration(validation),
-        *_scores(validation, bundle),
-        *_labels(validation, bundle, settings),
+        *_answers(validation, bundle, settings),
         *_residuals(validation),
     ]
     return f'<h2>Pictures</h2><div class="grid">{"".join(cards)}</div>'
@@ -196,22 +195,36 @@ def _lines(validation: Validation, curves: Sequence[Curve], *, metric: str) -> l
     return lines
 
 
-def _scores(validation: Validation, bundle: Bundle) -> list[str]:
-    pictures = validation.pictures
+def _answers(validation: Validation, bundle: Bundle, settings: ValidationSettings) -> list[str]:
+    """Scores and labels, of each target where there are several."""
+    output, pictures, kind = bundle.schema.output, validation.pictures, validation.kind
+    if kind is not Kind.SEVERAL:
+        names = [str(label) for label in output.classes] or ["inlier", "outlier"]
+        return [*_scores(pictures, kind, names), *_labels(pictures, kind, names, settings)]
+    cards: list[str] = []
+    for target, classes, part in zip(output.targets, output.target_classes, pictures.by_target, strict=True):
+        names, of = [str(label) for label in classes], f" of {target}"
+        cards += _scores(part, Kind.MULTICLASS, names, of=of)
+        cards += _labels(part, Kind.MULTICLASS, names, settings, of=of)
+    return cards
+
+
+def _scores(pictures: Pictures, kind: Kind, names: Sequence[str], *, of: str = "") -> list[str]:
     if not pictures.scores:
         return []
-    labels = ("wrong", "right") if validation.kind is Kind.MULTICLASS else ("negative", "positive")
+    labels = ("wrong", "right") if kind is Kind.MULTICLASS else ("negative", "positive")
     x_label = "abnormality"
-    if validation.kind is Kind.MULTICLASS:
+    if kind is Kind.MULTICLASS:
         x_label = "probability of the label given"
-    elif validation.kind is Kind.BINARY:
-        x_label = f"probability of {bundle.schema.output.classes[1]}"
+    elif kind is Kind.BINARY:
+        x_label = f"probability of {names[1]}"
     plot = plots.histogram_plot(pictures.scores, x_label=x_label, css=("muted", "candidate"))
-    return [figure("Scores", f"Of {labels[0]} and {labels[1]} rows, each as shares of its own.", plot)]
+    return [figure(f"Scores{of}", f"Of {labels[0]} and {labels[1]} rows, each as shares of its own.", plot)]
 
 
-def _labels(validation: Validation, bundle: Bundle, settings: ValidationSettings) -> list[str]:
-    pictures = validation.pictures
+def _labels(
+    pictures: Pictures, kind: Kind, names: Sequence[str], settings: ValidationSettings, *, of: str = ""
+) -> list[str]:
     cards: list[str] = []
     if pictures.thresholds:
         points = pictures.thresholds
@@ -224,13 +237,14 @@ def _labels(validation: Validation, bundle: Bundle, settings: ValidationSettings
         plot = plots.line_plot(lines, title="thresholds", x_label="threshold", y_label="share")
         cards.append(figure("Thresholds", "What calling rows positive from a probability on would give.", plot))
     if pictures.confusion:
-        names = [str(label) for label in bundle.schema.output.classes] or ["inlier", "outlier"]
         plot = plots.confusion_plot(pictures.confusion, names)
         caption = "Rows by truth and label given; shaded by share of the true class."
-        cards.append(figure("Confusion matrix", caption, plot))
-        if validation.kind is Kind.MULTICLASS:
+        cards.append(figure(f"Confusion matrix{of}", caption, plot))
+        if kind is Kind.MULTICLASS:
             plot = plots.class_plot(plots.class_rows(pictures.confusion, names, confidence=settings.confidence))
-            cards.append(figure("Per class", "Recall: how many are found. Precision: how many labels are right.", plot))
+            cards.append(
+                figure(f"Per class{of}", "Recall: how many are found. Precision: how many labels are right.", plot)
+            )
     return cards
 
 

@@ -132,6 +132,11 @@ class Rows:
     def num_rows(self) -> int:
         return int(self.truth.shape[0])
 
+    def by_target(self, shape: Shape) -> tuple[Rows, ...]:
+        """Of several targets: the rows as each sees them, with the first model's answers."""
+        parts = enumerate(self.answers[0].by_target(shape))
+        return tuple(Rows(truth=self.truth[:, i : i + 1], answers=(part,), codes=self.codes) for i, part in parts)
+
 
 def pack(shape: Shape, rows: Rows) -> NDArray[np.float64]:
     """Truth and answers side by side, shape (n_rows, n_truths + n_models * width)."""

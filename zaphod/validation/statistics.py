@@ -15,7 +15,7 @@ from zaphod.validation.bootstrap import Bag, resample
 from zaphod.validation.calibration import Calibration, CalibrationCounter
 from zaphod.validation.measured import Comparison, Measured, ModelMetrics, Role, Test
 from zaphod.validation.metrics import Evaluate, Metric, Weights, evaluator, metrics_of, point
-from zaphod.validation.pictures import PictureCounter, Pictures
+from zaphod.validation.pictures import Pictures, picture_counter
 from zaphod.validation.rows import Answers, Kind, Rows, Shape
 from zaphod.validation.settings import ValidationSettings
 from zaphod.validation.slices import SliceCounter, Slicer, SliceReport
@@ -96,7 +96,7 @@ class _Gathered:
         self._slices = SliceCounter(
             shape, slicer, metric=self._slice_metric, min_rows=settings.slice_min_rows, has_champion=has_champion
         )
-        self._pictures = PictureCounter(shape, first)
+        self._pictures = picture_counter(shape, first)
         self._tests = _PairedTests(shape) if has_champion and shape.kind is not Kind.REGRESSION else None
         self._calibrations: list[CalibrationCounter] = []
         if shape.has_scores and shape.kind in (Kind.BINARY, Kind.MULTICLASS):

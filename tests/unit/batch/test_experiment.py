@@ -30,11 +30,9 @@ NUM_ROWS = 3 * 200
 
 
 @pytest.fixture
-def constants(tmp_path: Path) -> Registry:
+def constants(constant_models: Registry, tmp_path: Path) -> Registry:
     """Version 1 says 1 and is champion, version 2 says 2."""
-    made = Registry.open(str(tmp_path / "registry"))
-    models.publish_constants(made)
-    return made
+    return models.copy(constant_models, tmp_path)
 
 
 def begin(registry: Registry, mode: Mode) -> None:

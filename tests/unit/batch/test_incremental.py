@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests import models
 from tests.batch import tables
 from zaphod.registry import CHAMPION, Registry
 
@@ -67,15 +68,12 @@ def test_another_recipe_scores_all(tmp_path: Path, registry: Registry, change: d
     assert run(tmp_path, registry, **change)[:2] == (0, 6)
 
 
-def test_a_new_version_scores_all(tmp_path: Path) -> None:
+def test_a_new_version_scores_all(tmp_path: Path, registry: Registry) -> None:
     """A run holds the predictions of one version only."""
-    from tests import models
-
-    registry = Registry.open(str(tmp_path / "registry"))
-    models.publish(registry)
+    registry = models.copy(registry, tmp_path)
     tables.write_input(tmp_path / "input")
     run(tmp_path, registry)
-    models.publish(registry)
+    models.publish_again(registry)
     assert registry.state("multiclass").aliases[CHAMPION] == 2
 
     carried, scored, folder = run(tmp_path, registry)

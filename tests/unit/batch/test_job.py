@@ -53,14 +53,13 @@ def test_predictions_are_the_models(tmp_path: Path, registry: Registry) -> None:
     assert (got["model_version"] == 1).all()
 
 
-def test_several_targets_have_a_column_each(tmp_path: Path) -> None:
+def test_several_targets_have_a_column_each(tmp_path: Path, several: Registry) -> None:
     """Labels and probabilities by target, champion and challenger compared row by row; no truth can be named."""
-    registry = Registry.open(str(tmp_path / "registry"))
-    models.publish_several(registry)
-    registry.publish("several", {**registry.load("several", 1).files})
+    registry = models.copy(several, tmp_path)
+    models.publish_again(registry)
     tables.write_input(tmp_path / "input", num_files=1)
 
-    outcome = tables.run(tables.make_settings(tmp_path, registry, model="several", challenger="several@2"))
+    outcome = tables.run(tables.make_settings(tmp_path, registry, model="several@1", challenger="several@2"))
 
     got = pd.read_parquet(outcome.predictions)
     rows = tables.frame(200, seed=0)

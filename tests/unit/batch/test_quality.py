@@ -104,7 +104,7 @@ def test_a_truth_that_is_not_there_is_refused(tmp_path: Path, registry: Registry
 def two(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     """Four versions of one question: 1, 2 fitted otherwise, 3 with a stricter schema, 4 with another answer."""
     registry = Registry.open(str(tmp_path_factory.mktemp("two")))
-    X = models.table(1_000, seed=1)
+    X = models.table(300, seed=1)
     y = np.where(X["amount"] > 100, "yes", "no")
     for C in (1.0, 0.001):
         fitted = models.pipeline(LogisticRegression(C=C, max_iter=500)).fit(X, y)

@@ -20,12 +20,11 @@ _VALIDATION = "report.validation.html"
 
 
 @pytest.fixture(scope="module")
-def two_versions(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+def two_versions(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Registry:
     """Two versions of each model."""
-    registry = Registry.open(str(tmp_path_factory.mktemp("registry")))
-    models.publish(registry)
-    models.publish(registry)
-    return registry
+    made = models.copy(registry, tmp_path_factory.mktemp("two"))
+    models.publish_again(made)
+    return made
 
 
 def labelled(home: Path, *, unknown: int = 0) -> pd.DataFrame:

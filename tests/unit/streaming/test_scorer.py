@@ -26,12 +26,10 @@ GOOD = {"amount": 100.0, "balance": None, "count": 3, "kind": "a"}
 SETTINGS = ScoringSettings(max_batch=16, max_attempts=3, backoff_s=0.001, max_backoff_s=0.01)
 
 
-@pytest.fixture(scope="module")
-def small_registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+@pytest.fixture
+def small_registry(constant_models: Registry, tmp_path: Path) -> Registry:
     """Two versions of a constant model, the first is champion."""
-    registry = Registry.open(str(tmp_path_factory.mktemp("registry")))
-    models.publish_constants(registry)
-    return registry
+    return models.copy(constant_models, tmp_path)
 
 
 @pytest.fixture
@@ -95,16 +93,14 @@ def test_answers_carry_id_version_and_place(queue: SqliteQueue, small_registry: 
     }  # fmt: skip
 
 
-def test_answers_of_several_targets_are_by_target(queue: SqliteQueue, tmp_path: Path) -> None:
+def test_answers_of_several_targets_are_by_target(queue: SqliteQueue, several: Registry) -> None:
     """Labels and probabilities under the targets' names."""
-    registry = Registry.open(str(tmp_path / "registry"))
-    models.publish_several(registry)
     send(queue, GOOD)
 
-    scorer_of(queue, registry, model=ServedModel.open(registry, "several@1")).step()
+    scorer_of(queue, several, model=ServedModel.open(several, "several@1")).step()
 
     prediction = outputs(queue)[0]["prediction"]
-    (expected,) = models.load_estimator(registry, "several").predict(pd.DataFrame([GOOD])).tolist()
+    (expected,) = models.load_estimator(several, "several").predict(pd.DataFrame([GOOD])).tolist()
     assert prediction["labels"] == dict(zip(("risk", "again"), expected, strict=True))
     assert prediction["probabilities"]["again"].keys() == {"no", "yes"}
 

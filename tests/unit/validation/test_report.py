@@ -68,10 +68,11 @@ def validations(
     settings = ValidationSettings(replicates=100, latency_calls=20)
     return {
         reference: validate_model(
-            validated_registry, Request(reference=reference, data=path, targets=(target,)), settings=settings
+            validated_registry, Request(reference=reference, data=path, targets=targets), settings=settings
         )
-        for reference, target in (
-            ("binary@2", "binary"), ("multiclass@1", "multiclass"), ("regressor@1", "value"), ("outlier@1", "odd"),
+        for reference, targets in (
+            ("binary@2", ("binary",)), ("multiclass@1", ("multiclass",)), ("several@1", ("multiclass", "answer")),
+            ("regressor@1", ("value",)), ("outlier@1", ("odd",)),
         )
     }  # fmt: skip
 
@@ -86,6 +87,7 @@ def page_of(validated: Validated) -> Page:
     [
         ("binary@2", ("ROC curve", "Precision and recall", "Calibration", "Scores", "Thresholds", "Confusion matrix")),
         ("multiclass@1", ("Calibration", "Scores", "Confusion matrix", "Per class")),
+        ("several@1", ("Scores of target_0", "Confusion matrix of target_0", "Per class of target_1")),
         ("regressor@1", ("Truth and prediction", "Error tolerance", "Residuals by prediction", "Residuals")),
         ("outlier@1", ("ROC curve", "Precision and recall", "Scores", "Confusion matrix")),
     ],

@@ -238,7 +238,7 @@ def test_a_table_larger_than_one_shard_is_measured_in_bounded_memory(
     """Four times the rows take no more memory, and the metrics are those of all rows."""
     settings = {"shard_rows": 1000, "batch_rows": 1000, "baseline_rows": 1000}
     peaks: list[float] = []
-    for num_rows in (3_000, 12_000):
+    for num_rows in (2_000, 8_000):
         rows = labelled(num_rows, seed=7)
         rows.to_parquet(tmp_path / f"{num_rows}.parquet", row_group_size=1000)
         del rows
@@ -248,10 +248,10 @@ def test_a_table_larger_than_one_shard_is_measured_in_bounded_memory(
         peaks.append(tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes() - arrow)
         tracemalloc.stop()
 
-    rows = labelled(12_000, seed=7)
+    rows = labelled(8_000, seed=7)
     estimator = validated_registry.load("binary", 2).load_reference()._estimator
     scores = estimator.predict_proba(rows[["amount", "balance", "count", "kind"]])[:, 1]
-    assert found.num_shards == 12
+    assert found.num_shards == 8
     assert value(found, "roc_auc") == pytest.approx(roc_auc_score(rows["binary"], scores), abs=2e-3)
     assert value(found, "log_loss") == pytest.approx(log_loss(rows["binary"], scores), rel=1e-9)
     assert peaks[1] < 1.5 * peaks[0]
