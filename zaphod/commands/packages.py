@@ -145,7 +145,8 @@ def _show_parity(console: Console, data: bytes) -> None:
     for key, label in labels.items():
         value = parity.get(key)
         if isinstance(value, int | float):
-            console.print(f"{'':<10} {label}: {value:.3g}", highlight=False)
+            shown = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+            console.print(f"{'':<10} {label}: {shown}", highlight=False)
 
 
 def _show_schema(console: Console, schema: Schema) -> None:
