@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from zaphod import trust
-from zaphod.bundle import SKOPS
+from zaphod.bundle import SKOPS, seal
 from zaphod.inference import infer_schema
 from zaphod.packaging import package
 from zaphod.registry import CHAMPION, Registry
@@ -92,9 +92,11 @@ def publish_several(registry: Registry) -> None:
 
 
 def publish_again(registry: Registry) -> None:
-    """Every champion once more, as the next version and champion."""
+    """Every champion once more, as the next version and champion, in a bundle of another hash."""
     for name in registry.models():
-        version = registry.publish(name, {**registry.load(name, registry.state(name).aliases[CHAMPION]).files})
+        bundle = registry.load(name, registry.state(name).aliases[CHAMPION])
+        files = {file: bundle.files[file] for file in bundle.manifest.files}
+        version = registry.publish(name, seal(msgspec.structs.replace(bundle.manifest, description="again"), files))
         registry.set_alias(name, alias=CHAMPION, version=version, action="promote", why="test model")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
 
 from zaphod.columns import Columns
 from zaphod.errors import PredictionError
@@ -31,6 +32,20 @@ class SklearnPredictor:
             return self._predict(frame)
         except Exception as error:  # any error of third-party estimator code is the model's fault, not the caller's
             raise PredictionError(f"Cannot predict: the estimator raised {type(error).__name__}.") from error
+
+    def features(self, columns: Columns) -> NDArray[np.float64]:
+        """What the last step of a pipeline sees, shape (n_rows, n_features); of any other estimator the fields.
+
+        Raises: PredictionError when a step does.
+        """
+        frame, estimator = to_frame(self._schema, columns), self._estimator
+        if not isinstance(estimator, Pipeline) or len(estimator) < 2:
+            return np.asarray(frame, dtype=np.float64)
+        try:
+            seen = estimator[:-1].transform(frame)
+        except Exception as error:  # as above
+            raise PredictionError(f"Cannot prepare: the estimator raised {type(error).__name__}.") from error
+        return np.asarray(seen.toarray() if hasattr(seen, "toarray") else seen, dtype=np.float64)
 
     def _predict(self, frame: pd.DataFrame) -> Predictions:
         estimator, output = self._estimator, self._schema.output

@@ -79,9 +79,10 @@ def domain(field: Field) -> str:
 
 def _data(validation: Validation) -> str:
     holdout = validation.holdout
+    names = ", ".join(f"`{name}`" for name in holdout.targets)
     return (
-        f"{holdout.num_rows:,} rows of {holdout.data.num_files} file(s), sha256 `{holdout.data.sha256}`, truth in "
-        f"{', '.join(f'`{name}`' for name in holdout.targets)}. {holdout.num_rejected:,} rows broke the schema and "
+        f"{holdout.num_rows:,} rows of {holdout.data.num_files} file(s), sha256 `{holdout.data.sha256}`, "
+        f"{f'truth in {names}' if names else 'without a truth'}. {holdout.num_rejected:,} rows broke the schema and "
         f"{holdout.num_unlabelled:,} had no label; they were not measured."
     )
 

@@ -21,7 +21,9 @@ _MARKS = {Status.PASSED: "[green]passed[/]", Status.FAILED: "[red]failed[/]", St
 def validate(
     reference: Annotated[str, typer.Argument(help="what to validate: name@version")],
     data: Annotated[Path, typer.Option(help="the holdout: a Parquet or CSV file, or a folder of them")],
-    target: Annotated[list[str], typer.Option(help="the column with the truth; once for each target")],
+    target: Annotated[
+        list[str] | None, typer.Option(help="the column with the truth; once for each target, not at all for clusters")
+    ] = None,
     champion: Annotated[
         str | None, typer.Option(help="what to compare with; the model's champion by default", show_default=False)
     ] = None,
@@ -46,7 +48,7 @@ def validate(
     path = config or (CONFIG if CONFIG.exists() else None)
     settings = load_settings(ValidationSettings, path=path, environ=os.environ)
     opened = Registry.open(registry)
-    request = Request(reference=reference, data=data, targets=tuple(target), champion=champion, train=train)
+    request = Request(reference=reference, data=data, targets=tuple(target or ()), champion=champion, train=train)
     console = Console()
     with console.status("reading the holdout") as status:
         validated = validate_model(

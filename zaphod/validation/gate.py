@@ -49,7 +49,7 @@ def judge(facts: Facts, settings: ValidationSettings) -> Verdict:
 
 
 def _checks(facts: Facts, settings: ValidationSettings) -> Iterator[Check]:
-    yield _check("enough rows", f"{facts.num_rows:,} labelled rows, at least {settings.min_rows:,}",
+    yield _check("enough rows", f"{facts.num_rows:,} rows, at least {settings.min_rows:,}",
                  passed=facts.num_rows >= settings.min_rows, value=facts.num_rows, limit=settings.min_rows)  # fmt: skip
     yield _rejects(facts, settings)
     for rule in settings.metrics:

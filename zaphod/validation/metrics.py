@@ -46,6 +46,9 @@ RMSE = Metric("rmse", "RMSE", higher_is_better=False)
 R2 = Metric("r2", "R²", higher_is_better=True)
 MEDIAN_AE = Metric("median_ae", "median absolute error", higher_is_better=False)
 
+SILHOUETTE = Metric("silhouette", "silhouette", higher_is_better=True)
+LARGEST_CLUSTER = Metric("largest_cluster", "share of the largest cluster", higher_is_better=False)
+
 
 def metrics_of(shape: Shape) -> tuple[Metric, ...]:
     """What `evaluator` computes, in its order; the first is the one to look at first."""
@@ -60,6 +63,8 @@ def metrics_of(shape: Shape) -> tuple[Metric, ...]:
             return (RMSE, MAE, R2, MEDIAN_AE)
         case Kind.OUTLIER:
             return (ROC_AUC, PR_AUC, ACCURACY, F1)
+        case Kind.CLUSTERING:
+            return (SILHOUETTE, LARGEST_CLUSTER)
         case Kind.SEVERAL:
             return (*_means_of(shape), EXACT_MATCH, *_metrics_by_target(shape))
 
@@ -86,6 +91,8 @@ def evaluator(shape: Shape, truth: NDArray[np.float64], answers: Answers) -> Eva
     if shape.kind is Kind.SEVERAL:
         return _several(truth, answers, shape)
     assert answers.labels is not None
+    if shape.kind is Kind.CLUSTERING:
+        return _clusters(answers.labels, answers.scores)
     codes, labels = truth[:, 0], answers.labels
     if shape.kind is Kind.MULTICLASS:
         return _multiclass(codes.astype(np.int64), labels.astype(np.int64), answers.scores, shape)
@@ -200,6 +207,17 @@ def _several(truth: NDArray[np.float64], answers: Answers, shape: Shape) -> Eval
         each = [part(weights) for part in parts]
         means = [np.mean([values[:, i] for values, i in zip(each, columns, strict=True)], axis=0) for columns in places]
         return np.concatenate([np.stack([*means, weights @ exact / weights.sum(axis=1)], axis=1), *each], axis=1)
+
+    return evaluate
+
+
+def _clusters(labels: NDArray[np.float64], silhouettes: NDArray[np.float64] | None) -> Evaluate:
+    assert silhouettes is not None
+    is_in = (labels[:, None] == np.unique(labels)).astype(np.float64)
+
+    def evaluate(weights: Weights) -> NDArray[np.float64]:
+        num_rows = weights.sum(axis=1)
+        return np.stack([weights @ silhouettes / num_rows, (weights @ is_in).max(axis=1) / num_rows], axis=1)
 
     return evaluate
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +57,7 @@ class Pictures(msgspec.Struct, frozen=True, kw_only=True):
     Curves, bands and points are of the first shard, counts of all rows.
 
     confusion: row: true class, column: label given. tolerance: share of rows whose absolute error is at most x.
-    points: predicted and true values of some rows.
+    points: predicted and true values of some rows. clusters: numbers and rows of the largest.
     """
 
     roc: tuple[Curve, ...] = ()
@@ -67,6 +69,7 @@ class Pictures(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: tuple[Threshold, ...] = ()
     bands: tuple[ResidualBand, ...] = ()
     points: tuple[tuple[float, float], ...] = ()
+    clusters: tuple[tuple[int, int], ...] = ()
     by_target: tuple[Pictures, ...] = ()
 
 
@@ -103,6 +106,7 @@ class PictureCounter:
         self._tolerance = _tolerance(first) if shape.kind is Kind.REGRESSION else ()
         self._edges = _histogram_edges(shape, first)
         self._counts = np.zeros((2, _HISTOGRAM_BINS), dtype=np.int64)
+        self._sizes: Counter[int] = Counter()
         self._bands = _bands(first) if shape.kind is Kind.REGRESSION else ()
         self._points = _points(first) if shape.kind is Kind.REGRESSION else ()
 
@@ -113,6 +117,12 @@ class PictureCounter:
             self._counts[0] += self._count(rows.truth[:, 0] - answers.values[:, 0])
             return
         assert answers.labels is not None
+        if self._shape.kind is Kind.CLUSTERING:
+            assert answers.scores is not None
+            self._counts[0] += self._count(answers.scores)
+            numbers, sizes = np.unique(answers.labels.astype(np.int64), return_counts=True)
+            self._sizes.update(dict(zip(numbers.tolist(), sizes.tolist(), strict=True)))
+            return
         truth, labels = rows.truth[:, 0].astype(np.int64), answers.labels.astype(np.int64)
         flat = np.bincount(truth * self._num_classes + labels, minlength=self._num_classes**2)
         self._confusion += flat.reshape(self._confusion.shape)
@@ -139,6 +149,9 @@ class PictureCounter:
                 bands=self._bands,
                 points=self._points,
             )
+        if self._shape.kind is Kind.CLUSTERING:
+            largest = tuple(self._sizes.most_common(_MAX_CLASSES))
+            return Pictures(scores=(histogram("rows", 0),), clusters=largest)
         labels = ("wrong", "right") if self._shape.kind is Kind.MULTICLASS else ("negative", "positive")
         return Pictures(
             roc=self._roc,
@@ -224,6 +237,8 @@ def _histogram_edges(shape: Shape, rows: Rows) -> NDArray[np.float64]:
     answers = rows.answers[0]
     if shape.kind in (Kind.BINARY, Kind.MULTICLASS):
         return np.linspace(0.0, 1.0, _HISTOGRAM_BINS + 1)
+    if shape.kind is Kind.CLUSTERING:
+        return np.linspace(-1.0, 1.0, _HISTOGRAM_BINS + 1)
     if shape.kind is Kind.OUTLIER:
         assert answers.scores is not None
         values = answers.scores

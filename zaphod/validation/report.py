@@ -198,6 +198,8 @@ def _lines(validation: Validation, curves: Sequence[Curve], *, metric: str) -> l
 def _answers(validation: Validation, bundle: Bundle, settings: ValidationSettings) -> list[str]:
     """Scores and labels, of each target where there are several."""
     output, pictures, kind = bundle.schema.output, validation.pictures, validation.kind
+    if kind is Kind.CLUSTERING:
+        return _clusters(pictures, num_rows=validation.holdout.num_rows)
     if kind is not Kind.SEVERAL:
         names = [str(label) for label in output.classes] or ["inlier", "outlier"]
         return [*_scores(pictures, kind, names), *_labels(pictures, kind, names, settings)]
@@ -207,6 +209,17 @@ def _answers(validation: Validation, bundle: Bundle, settings: ValidationSetting
         cards += _scores(part, Kind.MULTICLASS, names, of=of)
         cards += _labels(part, Kind.MULTICLASS, names, settings, of=of)
     return cards
+
+
+def _clusters(pictures: Pictures, *, num_rows: int) -> list[str]:
+    plot = plots.histogram_plot(pictures.scores, x_label="silhouette", css=("candidate",))
+    caption = "Towards 1: in the middle of a cluster far from all others; below 0: nearer to another one."
+    rows = "".join(
+        f'<tr><td>{number}</td><td class="number">{size:,}</td><td class="number">{size / num_rows:.1%}</td></tr>'
+        for number, size in pictures.clusters
+    )
+    sizes = table(("cluster", "rows", "share"), rows)
+    return [figure("Silhouettes", caption, plot), figure("Clusters", "The largest of them.", sizes)]
 
 
 def _scores(pictures: Pictures, kind: Kind, names: Sequence[str], *, of: str = "") -> list[str]:
@@ -327,7 +340,7 @@ def _card(validation: Validation, bundle: Bundle) -> str:
         ("packaged", f"{manifest.created}, source {manifest.source_revision or 'unknown'}"),
         ("bundle", f"sha256 {bundle.sha256}, {validation.bundle_bytes / 1e6:.3g} MB"),
         ("holdout", f"sha256 {holdout.data.sha256}, {holdout.data.num_files} file(s)"),
-        ("truth", ", ".join(holdout.targets)),
+        ("truth", ", ".join(holdout.targets) or "none"),
         ("rows left out", left_out),
         ("schema, from the champion's", changes or "no change"),
     ]  # fmt: skip

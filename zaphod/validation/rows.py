@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zaphod.errors import ConfigError
 from zaphod.schema import Output, Task
 
 
@@ -20,6 +19,7 @@ class Kind(enum.StrEnum):
     REGRESSION = "regression"
     OUTLIER = "outlier"
     SEVERAL = "several"
+    CLUSTERING = "clustering"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,6 @@ class Shape:
 
     @classmethod
     def of(cls, output: Output) -> Shape:
-        """Raises: ConfigError for a clusterer, which nothing true can be held against."""
         match output.task:
             case Task.CLASSIFICATION if output.target_classes:
                 return cls(
@@ -55,12 +54,12 @@ class Shape:
             case Task.OUTLIER:
                 return cls(kind=Kind.OUTLIER, has_scores=True, num_outputs=1)
             case Task.CLUSTERING:
-                raise ConfigError(
-                    "Cannot validate a clusterer: there is no true cluster to compare with. Promote it with --override."
-                )
+                return cls(kind=Kind.CLUSTERING, has_scores=True, num_outputs=1)
 
     @property
     def num_truths(self) -> int:
+        if self.kind is Kind.CLUSTERING:
+            return 0
         return self.num_outputs if self.kind in (Kind.REGRESSION, Kind.SEVERAL) else 1
 
     @property
@@ -92,9 +91,9 @@ class Answers:
     """One model's answers to n_rows rows.
 
     labels: float64, shape (n_rows,): a classifier's position in `schema.output.classes`; 1 for an outlier, 0 for none;
-        (n_rows, n_targets) of several.
+        (n_rows, n_targets) of several; a cluster's number.
     scores: float64: probability of the second class (n_rows,); of each class (n_rows, n_classes), of several targets
-        side by side; abnormality, larger is more abnormal (n_rows,).
+        side by side; abnormality, larger is more abnormal (n_rows,); silhouette (n_rows,).
     values: float64, shape (n_rows, n_targets).
     """
 

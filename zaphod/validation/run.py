@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import tempfile
 import time
@@ -15,7 +16,9 @@ import zaphod
 from zaphod.bundle import PROFILE, Bundle
 from zaphod.errors import ConfigError, ModelNotFoundError
 from zaphod.registry import CHAMPION, Reference, Registry
+from zaphod.sklearn_predictor import SklearnPredictor
 from zaphod.validation.baselines import Baseline, fit_baselines
+from zaphod.validation.clusters import Clusters
 from zaphod.validation.compatibility import compare_schemas
 from zaphod.validation.data import Source
 from zaphod.validation.drift import DriftCounter
@@ -72,7 +75,9 @@ def validate_model(
     identity = source.identity()
     candidate = Contender(role=Role.CANDIDATE, bundle=bundle, predictor=bundle.load_predictor())
     champion, note = _champion(registry, request.champion, bundle, source)
-    contenders = (candidate,) if champion is None or note else (candidate, champion)
+    contenders: tuple[Contender, ...] = (candidate,) if champion is None or note else (candidate, champion)
+    if shape.kind is Kind.CLUSTERING:
+        contenders = tuple(_with_clusters(one, source, settings=settings) for one in contenders)
     table = Table(
         source=source,
         targets=request.targets,
@@ -188,11 +193,20 @@ def _champion(
     return Contender(role=Role.CHAMPION, bundle=other, predictor=other.load_predictor(), order=tuple(order)), reason
 
 
+def _with_clusters(contender: Contender, source: Source, *, settings: ValidationSettings) -> Contender:
+    table = Table(source, (), (contender.schema,), settings.batch_rows)
+    sample = take_sample(table, contender.schema, settings=settings, with_folds=False)
+    reference = contender.bundle.load_reference()
+    if sample is None or not isinstance(reference, SklearnPredictor):
+        return contender
+    return dataclasses.replace(contender, clusters=Clusters.of(reference, sample.columns))
+
+
 def _baselines(
     table: Table, train: Source | None, bundle: Bundle, shape: Shape, *, settings: ValidationSettings
 ) -> tuple[tuple[Baseline, ...], str]:
-    if shape.kind is Kind.OUTLIER:
-        return (), "none: an outlier detector is not fitted on labels"
+    if shape.kind in (Kind.OUTLIER, Kind.CLUSTERING):
+        return (), "none: such a model is not fitted on labels"
     fitted_on = table if train is None else Table(train, table.targets, (bundle.schema,), table.batch_rows)
     sample = take_sample(fitted_on, bundle.schema, settings=settings, with_folds=train is None)
     if sample is None:

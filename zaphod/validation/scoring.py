@@ -16,6 +16,7 @@ from zaphod.errors import InvalidInputError
 from zaphod.predictor import Predictor
 from zaphod.schema import Schema, Task
 from zaphod.validation.baselines import NUM_FOLDS, Baseline, Sample
+from zaphod.validation.clusters import Clusters
 from zaphod.validation.data import Source
 from zaphod.validation.drift import DriftCounter
 from zaphod.validation.measured import Role
@@ -31,12 +32,16 @@ _LATENCY_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A packaged model that takes part. order: of each of its classes, the candidate's position for it."""
+    """A packaged model that takes part. order: of each of its classes, the candidate's position for it.
+
+    clusters: of a clusterer.
+    """
 
     role: Role
     bundle: Bundle
     predictor: Predictor
     order: tuple[int, ...] = ()
+    clusters: Clusters | None = None
 
     @property
     def schema(self) -> Schema:
@@ -189,6 +194,10 @@ class Scorer:
             predictions = contender.predictor.predict(part)
             if self._drift is not None and contender.role is Role.CANDIDATE:
                 self._drift.add(part, predictions)
+            if contender.clusters is not None and predictions.labels is not None:
+                scores = contender.clusters.silhouettes(part, predictions.labels)
+                answers.append(Answers(labels=predictions.labels.astype(np.float64), scores=scores))
+                continue
             given = to_answers(self._shape, contender.schema, predictions)
             answers.append(reorder(self._shape, given, contender.order) if contender.order else given)
         return (*answers, *(one.predict(columns[0], folds=folds) for one in self._baselines))

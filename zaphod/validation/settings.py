@@ -22,6 +22,8 @@ MetricName = Literal[
     "mae",
     "r2",
     "median_ae",
+    "silhouette",
+    "largest_cluster",
 ]
 
 
@@ -55,6 +57,7 @@ class ValidationSettings(Settings):
         MetricRule(metric="log_loss", not_worse_than_champion_by=0.02),
         MetricRule(metric="accuracy", not_worse_than_champion_by=0.01),
         MetricRule(metric="r2", at_least=0.3, not_worse_than_champion_by=0.01),
+        MetricRule(metric="silhouette", not_worse_than_champion_by=0.02),
     )
     """Gate: rules about metrics, absolute ones and against the champion."""
 
@@ -87,7 +90,7 @@ class ValidationSettings(Settings):
     """Gate: rows of the holdout that break the schema."""
 
     min_rows: pydantic.PositiveInt = 200
-    """Gate: labelled rows; below that, intervals are too wide and too optimistic to decide by."""
+    """Gate: rows that were measured; below that, intervals are too wide and too optimistic to decide by."""
 
     confidence: float = pydantic.Field(default=0.95, gt=0.5, lt=1.0)
     """Of every two-sided interval."""
@@ -117,7 +120,8 @@ class ValidationSettings(Settings):
     """Smaller slices are not judged; AUC also needs ten rows of each class."""
 
     slice_metric: Literal["roc_auc", "log_loss", "brier", "accuracy", "mae"] | None = None
-    """What slices are judged by; by default ROC AUC, accuracy without scores or of several classes or targets, MAE."""
+    """What slices are judged by; by default ROC AUC, accuracy without scores or of several classes or targets, MAE; the
+    silhouette of clusters."""
 
     calibration_bins: int = pydantic.Field(default=15, ge=2, le=100)
     """Bins of about equal numbers of rows for the expected calibration error and its picture."""

@@ -214,9 +214,9 @@ class _Measure:
     def __init__(self, shape: Shape, metric: Metric, rows: Rows, *, has_champion: bool) -> None:
         self._metric = metric
         self._sign = 1.0 if metric.higher_is_better else -1.0
-        self._positive = rows.truth[:, 0] == 1
         models = rows.answers[: 2 if has_champion else 1]
         if metric is metrics.ROC_AUC:
+            self._positive = rows.truth[:, 0] == 1
             self._rankings = [ranks.Ranking(self._positive, _scores(one)) for one in models]
             self._contributions: list[NDArray[np.float64]] = []
         else:
@@ -262,6 +262,8 @@ def contributions(shape: Shape, metric: Metric, truth: NDArray[np.float64], answ
         return right
     scores = answers.scores
     assert scores is not None
+    if metric is metrics.SILHOUETTE:
+        return scores
     if metric is metrics.BRIER:
         brier: NDArray[np.float64] = (scores - truth[:, 0]) ** 2
         return brier

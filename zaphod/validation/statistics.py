@@ -56,6 +56,8 @@ def slice_metric(shape: Shape, name: str | None) -> Metric:
     if name is None:
         if shape.kind is Kind.REGRESSION:
             return metrics.MAE
+        if shape.kind is Kind.CLUSTERING:
+            return metrics.SILHOUETTE
         is_ranked = shape.has_scores and shape.kind in (Kind.BINARY, Kind.OUTLIER)
         return metrics.ROC_AUC if is_ranked else metrics.ACCURACY
     found = next((metric for metric in metrics_of(shape) if metric.name == name), None)
@@ -97,7 +99,8 @@ class _Gathered:
             shape, slicer, metric=self._slice_metric, min_rows=settings.slice_min_rows, has_champion=has_champion
         )
         self._pictures = picture_counter(shape, first)
-        self._tests = _PairedTests(shape) if has_champion and shape.kind is not Kind.REGRESSION else None
+        has_right_answers = shape.kind not in (Kind.REGRESSION, Kind.CLUSTERING)
+        self._tests = _PairedTests(shape) if has_champion and has_right_answers else None
         self._calibrations: list[CalibrationCounter] = []
         if shape.has_scores and shape.kind in (Kind.BINARY, Kind.MULTICLASS):
             packaged = first.answers[: 2 if has_champion else 1]

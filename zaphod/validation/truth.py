@@ -18,10 +18,14 @@ from zaphod.validation.rows import Answers, Kind, Shape
 def read_truth(table: pa.Table, *, targets: Sequence[str], output: Output) -> NDArray[np.float64]:
     """Shape (n_rows, n_targets): positions in the target's classes, 1 for an outlier (-1 in the table), or values.
 
-    A null is NaN. Raises: SchemaMismatchError for a column of another type; InvalidInputError for an unknown label.
+    Empty for a clusterer. A null is NaN.
+
+    Raises: SchemaMismatchError for a column of another type; InvalidInputError for an unknown label.
     """
     if output.task is Task.REGRESSION:
         return np.stack([_numbers(table.column(name), name=name) for name in targets], axis=1)
+    if output.task is Task.CLUSTERING:
+        return np.empty((table.num_rows, 0))
     name = targets[0]
     if output.task is Task.OUTLIER:
         values = _numbers(table.column(name), name=name)

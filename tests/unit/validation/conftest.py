@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.cluster import KMeans
 from sklearn.ensemble import IsolationForest
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multioutput import MultiOutputClassifier
@@ -40,6 +41,8 @@ def validated_registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
         ("multiclass", LogisticRegression(max_iter=500), X, "multiclass"),
         ("regressor", Ridge(), X, "value"),
         ("several", MultiOutputClassifier(LogisticRegression(max_iter=500)), X, ["multiclass", "answer"]),
+        ("clusters", KMeans(3, n_init=1, random_state=0), X, None),
+        ("clusters", KMeans(3, n_init=1, max_iter=1, init="random", random_state=3), X, None),
         ("outlier", IsolationForest(n_estimators=5, random_state=0), X, None),
     ):
         fitted = models.pipeline(model).fit(sample, None if target is None else rows[target])

@@ -11,7 +11,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from sklearn.metrics import accuracy_score, f1_score, log_loss, mean_absolute_error, r2_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    euclidean_distances,
+    f1_score,
+    log_loss,
+    mean_absolute_error,
+    r2_score,
+    roc_auc_score,
+)
 
 from tests.cli import Zaphod
 from tests.models import load_estimator
@@ -106,6 +114,36 @@ def test_several_targets_have_a_report(tmp_path: Path, data: Path, registry: Reg
     page = (tmp_path / "r.html").read_text()
     assert "all labels right" in page
     assert "accuracy of target_0" in page
+
+
+def test_clusters_are_validated_without_a_truth(tmp_path: Path, data: Path, registry: Registry, zaphod: Zaphod) -> None:
+    """By the command: silhouettes as scikit-learn's distances give them, slices, drift, a champion; and promoted."""
+    options = ("--data", "holdout.parquet", "--config", "quick.yaml", "--registry", "registry")
+    first = zaphod("validate", "clusters@1", *options, cwd=tmp_path)
+    promoted = zaphod("promote", "clusters@1", "--why", "first", "--registry", "registry")
+    second = zaphod("validate", "clusters@2", *options, "--report", "r.html")
+    refused = zaphod("validate", "clusters@1", *options, "--target", "binary")
+
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert promoted.returncode == 0, promoted.stderr
+    assert (second.returncode, second.stderr) == (2, "")
+    assert "silhouette against the champion" in second.stdout
+    assert "Expected 0 target columns" in refused.stderr
+    found = msgspec.json.decode((tmp_path / "registry/clusters/validations/2/0001.json").read_bytes(), type=Validation)
+    model = load_estimator(registry, "clusters")
+    rows = labelled(2_000, seed=2)[["amount", "balance", "count", "kind"]]
+    labels, features = model.predict(rows), model[:-1].transform(rows)
+    centroids = np.stack([features[labels == number].mean(axis=0) for number in range(3)])
+    distances, is_own = euclidean_distances(features, centroids), np.arange(3) == labels[:, None]
+    own, other = distances[is_own], np.where(is_own, np.inf, distances).min(axis=1)
+    champion = value(found, "silhouette", role=Role.CHAMPION)
+    assert champion == pytest.approx(((other - own) / np.maximum(other, own)).mean(), rel=1e-9)
+    assert value(found, "largest_cluster", role=Role.CHAMPION) == pytest.approx(np.bincount(labels).max() / 2_000)
+    assert value(found, "silhouette") < champion
+    assert found.slices.metric.name == "silhouette"
+    assert sum(size for _, size in found.pictures.clusters) == 2_000
+    page = (tmp_path / "r.html").read_text()
+    assert all(heading in page for heading in ("Silhouettes", "Clusters", "Slices", "Drift from training"))
 
 
 def test_from_a_holdout_to_a_champion(tmp_path: Path, data: Path, registry: Registry, zaphod: Zaphod) -> None:
