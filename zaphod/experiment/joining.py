@@ -100,10 +100,11 @@ class Joined:
     def _take_predictions(self, path: Path) -> None:
         wanted = ["call", "row", "time", "experiment", "phase", "variant", "reason", "entity", "status", "latency_s"]
         names = pq.read_schema(path).names
-        probabilities = [name for name in names if name.startswith(f"{OUTPUT}probability_")]
+        label = f"{OUTPUT}label"
+        # Of several targets no label and no probability is the one that an outcome tells about.
+        probabilities = [name for name in names if name.startswith(f"{OUTPUT}probability_") and label in names]
         values = [f"{OUTPUT}value", f"{OUTPUT}score", *probabilities[-1:]]
         features = [FEATURE + name for name in (*self._covariates, *self._segments)]
-        label = f"{OUTPUT}label"
         for table in _tables(path, [*wanted, label, *values, *features]):
             self._db.register("fresh", table)
             extras = "".join(

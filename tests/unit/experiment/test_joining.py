@@ -384,6 +384,26 @@ def test_labels_are_compared_as_they_are_written(settings: LogSettings) -> None:
     assert sorted(phase.observed.sums[0].total.tolist()) == [0.0] * 4 + [1.0] * 4
 
 
+def test_no_answer_of_several_targets_is_compared(settings: LogSettings) -> None:
+    """One outcome does not say of which target it is: neither a label nor a probability is held against it."""
+    output = Output(
+        task=Task.CLASSIFICATION, targets=("a", "b"), target_classes=((0, 1), (0, 1)), has_probabilities=True
+    )
+    by = dataclasses.replace(origin("champion"), schema=Schema(fields=SCHEMA.fields, output=output))
+    predictions = Predictions(labels=np.array([[0, 1]]), probabilities=np.array([[0.6, 0.4, 0.3, 0.7]]))
+    log = open_log(settings)
+    assert log is not None
+    log.put(Call(origin=by, id="p", served_s=BEGAN, num_rows=1, entities=["e"], predictions=predictions))
+    log.close()
+
+    joined = Joined(experiment(), PLAN, log_uri=settings.uri or "")
+    joined.refresh(experiment())
+    found = joined._db.execute("SELECT label, value FROM predictions").fetchall()
+    joined.close()
+
+    assert found == [(None, None)]
+
+
 def test_a_table_of_outcomes_is_the_same_as_messages(settings: LogSettings, tmp_path: Path) -> None:
     """Imported from Parquet, with times, nulls left out."""
     predictions = [p for p in traffic(8, 200) if "outcome" in p.outcomes]
