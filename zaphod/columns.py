@@ -88,7 +88,9 @@ class RowDecoder:
         # Integers are nearly always written without a point, and types that allow for one cost time.
         self._lenient = _Reader(row_type(schema, whole_floats=True), whole=Whole(schema))
         self._numbers = _getter([f"f{i}" for i, field in enumerate(schema.fields) if not field.is_string])
-        self._strings = [operator.attrgetter(f"f{i}") for i, field in enumerate(schema.fields) if field.is_string]
+        strings = [f"f{i}" for i, field in enumerate(schema.fields) if field.is_string]
+        self._strings = [operator.attrgetter(name) for name in strings]
+        self._all_strings = _getter(strings)
 
     def decode_row(self, data: bytes | bytearray | memoryview | msgspec.Raw) -> Row:
         """Raises: InvalidInputError naming field and reason; DecodeError when it is not JSON."""
@@ -125,6 +127,13 @@ class RowDecoder:
             raise InvalidInputError(clip(str(error))) from error
 
     def columns(self, rows: Sequence[Row]) -> Columns:
+        if len(rows) == 1:
+            # Most requests and events: half the time of the general way.
+            row = rows[0]
+            return Columns(
+                numbers=np.array((self._numbers(row),), dtype=np.float64),
+                strings=tuple([[value] for value in self._all_strings(row)]),
+            )
         # One flat list: numpy takes four times as long to find its way into a list of tuples.
         flat = list(itertools.chain.from_iterable(map(self._numbers, rows)))
         return Columns(
@@ -285,7 +294,7 @@ def _decode(
         raise DecodeError(clip(f"Expected JSON, got something else: {error}")) from error
 
 
-def _getter(names: list[str]) -> Callable[[Row], tuple[float | None, ...]]:
+def _getter(names: list[str]) -> Callable[[Row], tuple[Any, ...]]:  # what the struct's fields hold
     """Reads several attributes at once: `attrgetter` gives a tuple only for two or more."""
     if len(names) > 1:
         return operator.attrgetter(*names)

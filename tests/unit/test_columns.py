@@ -37,6 +37,25 @@ def test_json_and_table_agree() -> None:
     assert to_arrow(SCHEMA, by_table).to_pylist() == rows
 
 
+@pytest.mark.parametrize("names", [SCHEMA.names, ("amount", "count"), ("kind of",), ("amount", "kind of"), ("gap",)])
+def test_one_row_is_as_one_of_several(names: tuple[str, ...]) -> None:
+    """It goes a way of its own, whatever kinds of fields there are: same shapes, types and values."""
+    schema = Schema(fields=tuple(field for field in SCHEMA.fields if field.name in names), output=SCHEMA.output)
+    decoder = RowDecoder(schema)
+    row = decoder.convert_row({name: GOOD[name] for name in names})
+
+    one, two = decoder.columns([row]), decoder.columns([row, row])
+
+    first = two.take(np.array([0]))
+    np.testing.assert_array_equal(one.numbers, first.numbers)
+    assert (one.numbers.shape, one.numbers.dtype, one.numbers.flags.c_contiguous) == (
+        first.numbers.shape,
+        first.numbers.dtype,
+        True,
+    )
+    assert one.strings == first.strings
+
+
 def test_left_out_fields_take_their_default() -> None:
     """Nullable fields and fields with a default may be left out of a row and of a table."""
     decoder = RowDecoder(SCHEMA)
