@@ -51,8 +51,10 @@ class SklearnPredictor:
         estimator, output = self._estimator, self._schema.output
         match output.task:
             case Task.CLASSIFICATION if output.target_classes:
-                probabilities = _by_target(estimator.predict_proba(frame)) if output.has_probabilities else None
-                return Predictions(labels=_labels(estimator.predict(frame), output), probabilities=probabilities)
+                shares = _by_target(estimator.predict_proba(frame)) if output.has_probabilities else None
+                if shares is not None:
+                    shares = shares.reshape(len(frame), len(output.probability_names))
+                return Predictions(labels=_labels(estimator.predict(frame), output), probabilities=shares)
             case Task.CLASSIFICATION if output.has_probabilities:
                 shares = estimator.predict_proba(frame)
                 # A model of several targets that was fitted on one gives a list of one.
@@ -75,7 +77,7 @@ def _flat(labels: ArrayLike) -> NDArray[np.generic]:
 def _labels(given: Any, output: Output) -> NDArray[np.generic]:  # an array, perhaps a sparse one
     """In the type of the classes: chains give them as floats."""
     labels = np.asarray(given.toarray() if hasattr(given, "toarray") else given)
-    return labels.astype(label_dtype(output), copy=False)
+    return labels.astype(label_dtype(output), copy=False).reshape(len(labels), len(output.targets))
 
 
 def _by_target(given: Any) -> NDArray[np.float64]:  # a list of arrays or an array

@@ -30,7 +30,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from tests.cli import Zaphod
 from zaphod.bundle import Manifest
 from zaphod.columns import from_table
-from zaphod.errors import ModelLoadError, PackagingError
+from zaphod.errors import ModelLoadError, PackagingError, PredictionError
 from zaphod.inference import infer_fields
 from zaphod.packaging import package, package_onnx, sample_columns
 from zaphod.registry import Registry
@@ -281,6 +281,21 @@ def test_a_classifier_of_several_targets(registry: Registry, zaphod: Zaphod) -> 
 
     shown = zaphod("inspect", "forest@1", "--registry", registry.uri)
     assert "target_0 (down, up); target_1 (0, 1, 2)" in shown.stdout
+
+
+def test_a_schema_of_other_targets_than_the_models_is_refused(registry: Registry) -> None:
+    """A person who edited it is told, before anything is stored."""
+    X = make_regression(n_samples=40, n_features=2, random_state=0)[0]
+    frame = pd.DataFrame(X, columns=["a", "b"])
+    model = RandomForestClassifier(2, random_state=0).fit(frame, (X > 0).astype(int))
+    for classes in (((0, 1),) * 3, ((0, 1), (0, 1, 2))):
+        targets = ("p", "q", "r")[: len(classes)]
+        output = Output(task=Task.CLASSIFICATION, targets=targets, target_classes=classes, has_probabilities=True)
+
+        with pytest.raises(PredictionError, match="ValueError"):
+            package(model, name="m", sample=frame, registry=registry,
+                    schema=Schema(fields=infer_fields(frame), output=output))  # fmt: skip
+    assert registry.versions("m") == []
 
 
 def test_labels_as_flags_have_the_chance_of_each(registry: Registry) -> None:
