@@ -204,6 +204,7 @@ class InlineProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
+        self._last_s = self.loop.time()
         super().data_received(data)
         if self._pieces is not None and self._patience is None and not self.transport.is_closing():
             self._patience = self.loop.call_later(self.patience_s, self._continue_long_way)
@@ -261,12 +262,10 @@ class InlineProtocol(HttpToolsProtocol):
             return
         self.transport.write(head + response.body)
         self.server_state.total_requests += 1
-        if keep_alive:
-            self._last_s = self.loop.time()
-            if self._idle is None:
-                self._idle = self.loop.call_later(self.timeout_keep_alive, self._end_if_idle)
-        else:
+        if not keep_alive:
             self.transport.close()
+        elif self._idle is None:
+            self._idle = self.loop.call_later(self.timeout_keep_alive, self._end_if_idle)
 
     def _end_if_idle(self) -> None:
         self._idle = None
