@@ -262,6 +262,8 @@ class Launcher:
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(http + _PORTS),
             "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(grpc),
             "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(grpc + _PORTS),
+            # A worker that has nothing to do ends after a second; Ray would keep one a CPU, of a hundred megabytes.
+            "RAY_num_workers_soft_limit": "0",
             # The first driver here has workers of its own kind (deployments.lean): others would start in vain.
             "RAY_prestart_worker_first_driver": "0",
             **load_ray_env(self._launch.ray_env),
