@@ -6,7 +6,8 @@ one event at a time, a Bytewax dataflow that asks it about whole micro-batches (
 ceiling, a loop that polls and commits as large micro-batches and has no model. Sides take turns; each turn is a new
 process and a new stream.
 (2) latency from an event's creation to its output being read, open loop, producer, pool (on Ray) and reader in
-processes of their own, at half the rate that all of them together sustain on this machine, or at given rates.
+processes of their own, at half the rate that all of them together sustain on this machine, or at given rates; the first
+three seconds, in which Ray still starts workers, are not counted.
 
 Not measured: networks, disks (`durability: os`), other machines. On a machine that does other things as well, only the
 ratios of one run mean anything. Faust and Quix need a Kafka server; they are not run.
@@ -52,6 +53,7 @@ from zaphod.served import Recording, ServedModel  # noqa: E402
 MAX_BATCH = 256
 ONE_BY_ONE = 500
 SILENT_S = 20.0
+WARM_UP_S = 3.0
 
 
 def make_registry(folder: Path) -> Registry:
@@ -191,11 +193,11 @@ def latency(open_loop: Callable[[str], OpenLoop], *, rates: list[float], seconds
         print(f"producer, one scorer and reader together sustain {sustained:,.0f} events/s", flush=True)
         rates = [500.0, sustained / 4, sustained / 2]
     for rate in rates:
-        loop, limit = open_loop(f"rate-{rate:.0f}"), int(rate * seconds)
+        loop, limit = open_loop(f"rate-{rate:.0f}"), int(rate * (WARM_UP_S + seconds))
         loop.run(rate=rate, limit=limit)
-        ms = np.array(loop.ages) * 1000
+        ms = np.array(loop.ages[int(rate * WARM_UP_S) :]) * 1000
         print(
-            f"at {rate:>7,.0f} events/s: {len(ms):,} of {limit:,} outputs, p50 {np.quantile(ms, 0.5):.2f} ms, "
+            f"at {rate:>7,.0f} events/s: {len(loop.ages):,} of {limit:,} outputs, p50 {np.quantile(ms, 0.5):.2f} ms, "
             f"p99 {np.quantile(ms, 0.99):.2f} ms, p99.9 {np.quantile(ms, 0.999):.2f} ms, max {ms.max():.1f} ms",
             flush=True,
         )
