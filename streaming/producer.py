@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from streaming.queues.base import NewEvent, Queue
@@ -18,7 +19,8 @@ from zaphod.errors import InvalidInputError
 from zaphod.schema import Schema
 
 _MAX_CHUNK = 500
-_ROWS_AT_ONCE = 5_000
+_ROWS_READ = 5_000
+_ROWS_AT_ONCE = 20
 # At high rates a call for every event or two would keep a processor busy that somebody else needs.
 _CHUNK_EVERY_S = 0.0005
 
@@ -34,8 +36,8 @@ def from_parquet(path: Path, schema: Schema, *, id_column: str | None, key_colum
     for file in files:
         with pq.ParquetFile(file) as parquet:
             columns = _columns(parquet.schema_arrow.names, schema, [id_column, key_column], file)
-            for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns):
-                for row in batch.to_pylist():
+            for batch in parquet.iter_batches(batch_size=_ROWS_READ, columns=columns):
+                for row in _rows(batch):
                     value = msgspec.json.encode({name: row[name] for name in schema.names if name in row})
                     yield NewEvent(
                         value=value,
@@ -79,6 +81,12 @@ def feed(queue: Queue, events: Iterable[NewEvent], *, rate: float | None, limit:
         ]
         queue.produce(stamped)
         sent += len(chunk)
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, object]]:
+    """A few at a time: to make Python's objects of thousands of rows takes longer than an event may wait."""
+    for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
+        yield from batch.slice(start, _ROWS_AT_ONCE).to_pylist()
 
 
 def _columns(present: list[str], schema: Schema, extra: list[str | None], file: Path) -> list[str]:
