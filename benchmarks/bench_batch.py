@@ -233,11 +233,13 @@ def measure(names: list[str], sizes: list[int], *, repeat: int, peers: Path | No
     """Contenders take turns, so that a busy moment of the machine does not fall on one alone."""
     figures = {name: Figures() for name in names}
     base = {**os.environ, **load_ray_env(ROOT / "configs/ray.env")}
-    base["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([str(peers)] if peers else [])])
+    base["PYTHONPATH"] = str(ROOT)
     for _ in range(repeat):
         for rows in sizes:
             for name in names:
                 environ = dict(base)
+                if peers is not None and name.removesuffix("_sklearn") in EXTERNAL:
+                    environ["PYTHONPATH"] += f"{os.pathsep}{peers}"
                 if name in ON_CLUSTER:
                     environ |= start_cluster()
                 if name == "zaphod_without_log":
