@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import secrets
 import time
 from pathlib import Path
@@ -10,10 +11,13 @@ import duckdb
 import msgspec
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from batch.__main__ import show_plan
 from batch.commit import Staging
 from batch.preflight import preflight
 from batch.score import score_unit
+from batch.settings import BatchSettings
 from tests import models
 from tests.batch import tables
 from zaphod.bundle import Bundle
@@ -210,6 +214,13 @@ def test_a_unit_whose_process_died_is_done_without_the_shadow(tmp_path: Path, co
     assert set(logged(tmp_path)["variant"]) == {"champion"}
 
 
+def said(settings: BatchSettings) -> str:
+    """What the command tells before the work."""
+    output = io.StringIO()
+    show_plan(Console(file=output, width=200), preflight(settings), settings)
+    return output.getvalue()
+
+
 def test_a_shadow_that_cannot_be_asked_is_left_out(tmp_path: Path, constants: Registry) -> None:
     """Without a log there is nowhere to record it; a broken bundle does not end the job."""
     begin(constants, Mode.SHADOW)
@@ -218,8 +229,8 @@ def test_a_shadow_that_cannot_be_asked_is_left_out(tmp_path: Path, constants: Re
     with_log = tables.make_settings(
         tmp_path, constants, model="constant", monitoring={"uri": str(tmp_path / "monitoring"), "features": False}
     )
-    assert preflight(with_log).left_out is None
-    assert "monitoring.uri" in (preflight(without_log).left_out or "")
+    assert "constant@2 in the shadow scores 50% of the rows too" in said(with_log)
+    assert "without the challenger in the shadow: there is no prediction log" in said(without_log)
 
     (tmp_path / "registry/constant/2/model.skops").write_bytes(b"broken")
 
