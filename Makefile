@@ -17,7 +17,7 @@ serve: $(READY) ## serve the demo models over HTTP; Ctrl-C stops
 	@$(BIN)/python -m examples.train
 	@$(BIN)/python -m deployments up
 
-batch: $(READY) ## score the demo table with Ray Data
+batch: $(READY) ## score the demo table on Ray
 	@$(BIN)/python -m examples.train
 	@test -e var/data/transactions/part-0003.parquet || $(BIN)/python -m examples.transactions var/data/transactions
 	@$(BIN)/python -m batch --config configs/batch.yaml

@@ -1,1 +1,1 @@
-"""The batch arm: Ray Data."""
+"""The batch arm: units of a table on Ray, by plain tasks or by Ray Data."""

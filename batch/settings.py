@@ -114,7 +114,7 @@ class BatchSettings(Settings):
 
     ray_data_s: pydantic.NonNegativeFloat = 600.0
     """A job that would keep one core busy for so many seconds is carried by Ray Data, whose progress Ray's dashboard
-    shows; a shorter one by plain Ray tasks, which start five seconds sooner. 0 always uses Ray Data."""
+    shows; a shorter one by plain Ray tasks, which start some seconds sooner. 0 always uses Ray Data."""
 
     cpus_per_task: float = pydantic.Field(default=0.5, gt=0.0)
     """What a task reserves of Ray's CPUs. Half of one leaves room beside a server's replicas."""
