@@ -175,6 +175,7 @@ def _score(unit: Unit, work: Work, ask: Ask) -> Receipt:
             rows_in += batch.num_rows
             batches_in += 1
         with seconds.of("write"):
+            log.hurry()
             stack.close()
             log.flush()
     return Receipt(

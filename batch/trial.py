@@ -166,6 +166,11 @@ class UnitLog:
                 )
             )  # fmt: skip
 
+    def hurry(self) -> None:
+        """The log writes while the unit does."""
+        if self._log is not None:
+            self._log.hurry()
+
     def flush(self) -> None:
         """Before the unit's receipt: a unit that counts as done has its records, if the storage can be reached."""
         if self._log is not None:

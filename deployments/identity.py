@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 from deployments.protocols.base import Headers, Question
@@ -15,8 +13,7 @@ PREDICTION = b"x-zaphod-prediction-id"
 _MAX_CHARS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True, gc=False):
     """entity: of all rows of the request. id: the caller's own name for the prediction, unique for good."""
 
     entity: str | None = None
@@ -28,13 +25,14 @@ NOBODY = Identity()
 
 def identify(headers: Headers) -> Identity:
     """Raises: InvalidInputError for a value that is empty, too long or no text."""
-    entity = name = None
-    for key, value in headers:
-        if key == ENTITY:
-            entity = _text(key, value)
-        elif key == PREDICTION:
-            name = _text(key, value)
-    return NOBODY if entity is None and name is None else Identity(entity, name)
+    # Quicker than a look at each: there may be many, and nearly none is ours.
+    given = dict(headers)
+    entity, name = given.get(ENTITY), given.get(PREDICTION)
+    if entity is None and name is None:
+        return NOBODY
+    return Identity(
+        None if entity is None else _text(ENTITY, entity), None if name is None else _text(PREDICTION, name)
+    )
 
 
 def named(question: Question, identity: Identity) -> Question:
@@ -43,7 +41,7 @@ def named(question: Question, identity: Identity) -> Question:
         return question
     entities = question.entities
     if entities is None and identity.entity is not None:
-        entities = [identity.entity] * question.columns.num_rows
+        entities = [identity.entity] * len(question.columns.numbers)
     return msgspec.structs.replace(question, entities=entities, id=identity.id or question.id)
 
 

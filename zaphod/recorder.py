@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from zaphod.columns import Columns
 from zaphod.errors import InvalidInputError, ZaphodError
 from zaphod.monitoring.log import PredictionLog
-from zaphod.monitoring.record import Call, Origin, Status
+from zaphod.monitoring.record import Call, Origin, Single, Status
 from zaphod.predictor import Predictions
 from zaphod.trial import Part, Split
 
@@ -38,7 +38,11 @@ class Recorder:
         self, columns: Columns, predictions: Predictions, *, latency_s: float, entities: Names, ids: Ids
     ) -> None:
         """A whole call outside an experiment: what nearly all are, so nothing is done twice."""
-        num_rows = columns.num_rows
+        num_rows = len(columns.numbers)
+        if num_rows == 1 and isinstance(ids, str):
+            entity = None if entities is None else entities[0]
+            self.log.put(Single(self.origin, ids, time.time(), latency_s, columns, predictions, entity))
+            return
         self.log.put(
             Call(
                 origin=self.origin,
@@ -46,7 +50,7 @@ class Recorder:
                 served_s=time.time(),
                 num_rows=num_rows,
                 latency_s=latency_s,
-                rows=None if num_rows == 1 else _positions(ids, None, num_rows),
+                rows=_positions(ids, None, num_rows),
                 columns=columns,
                 predictions=predictions,
                 entities=entities,

@@ -25,7 +25,6 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-from zaphod.columns import to_arrow
 from zaphod.monitoring.gather import Gathered
 from zaphod.monitoring.log import PredictionLog
 from zaphod.monitoring.policy import KEY_VARIABLE
@@ -262,21 +261,20 @@ class ShadowWorker:
 
 def frame_of(portion: list[Call], origin: Origin) -> bytes:
     """Calls as one Arrow stream: their rows as the champion's schema has them, and what their records need."""
-    gathered = Gathered(origin, predicted=True)
-    gathered.add(portion)
-    columns = gathered.columns
-    assert columns is not None
-    counts = np.array(gathered.counts)
-    repeats = np.repeat(np.arange(len(gathered.ids)), gathered.id_counts)
-    ids = pa.array(gathered.ids, pa.string()).take(pa.array(repeats))
-    table = to_arrow(origin.schema, columns)
+    gathered = Gathered(portion[0])
+    for call in portion:
+        gathered.add(call)
+    counts = gathered.counts
+    calls = np.repeat(np.arange(len(counts)), counts)
+    ids = gathered.ids.array()
+    table = pa.table(gathered.features())
     for name, column in (
-        (CALL, ids),
-        (ROW, pa.array(np.concatenate(gathered.rows))),
-        (BUCKET, pa.array(np.concatenate(gathered.buckets))),
+        (CALL, ids if gathered.by_row else ids.take(pa.array(calls))),
+        (ROW, gathered.placed(gathered.rows).fill_null(-1)),
+        (BUCKET, gathered.placed(gathered.buckets).fill_null(-1)),
         (ENTITY, gathered.entities.array()),
-        (TIME, pa.array(np.repeat(np.array(gathered.times), counts))),
-        (INDEX, pa.array(np.repeat(np.arange(len(counts)), counts))),
+        (TIME, pa.array(gathered.spread(gathered.times))),
+        (INDEX, pa.array(calls)),
     ):
         table = table.append_column(name, column)
     with contextlib.closing(pa.BufferOutputStream()) as sink:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import datetime
 import functools
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from zaphod import outputs
-from zaphod.columns import to_arrow
-from zaphod.monitoring.gather import Gathered, join_predictions, nullable
+from zaphod.monitoring.gather import Gathered
 from zaphod.monitoring.policy import Hasher, apply
-from zaphod.monitoring.record import Arm, Call, Origin, Status
+from zaphod.monitoring.record import Arm, Call, Origin, Single, Status
 from zaphod.schema import LogPolicy
+
+_Key: TypeAlias = tuple[type, int, int, bool, bool, bool]
 
 LOG = "log"
 FEATURE = "feature."
@@ -32,56 +34,60 @@ class RecordEncoder:
         self._hasher = hasher
         self._entity = entity
         self._features = features
-        self._open: dict[tuple[int, int, bool, bool], Gathered] = {}
+        self._open: dict[_Key, Gathered] = {}
+        # Where single rows of an origin and an hour go: the next is nearly always alike.
+        self._origin: Origin | None = None
+        self._begin_s = self._end_s = 0.0
+        self._add_one: Callable[[Single], None]
 
-    def add(self, items: Sequence[Call]) -> None:
+    def add(self, item: Call | Single) -> None:
         """Calls in any order."""
-        first, last = items[0], items[-1]
-        hour = int(first.served_s // 3600)
-        # The common case, without a look at each: calls come in the order of time, nearly.
-        if hour == last.served_s // 3600 and all(
-            call.origin is first.origin and call.predictions is not None for call in items
-        ):
-            self._gathered((id(first.origin), hour, True, True), first).add(items)
+        if isinstance(item, Call):
+            self._gathered(item).add(item)
             return
-        groups: dict[tuple[int, int, bool, bool], list[Call]] = {}
-        for call in items:
-            key = (id(call.origin), int(call.served_s // 3600), call.status is Status.OK, call.columns is not None)
-            group = groups.get(key)
-            if group is None:
-                groups[key] = [call]
-            else:
-                group.append(call)
-        for key, calls in groups.items():
-            self._gathered(key, calls[0]).add(calls)
+        if item.origin is not self._origin or not self._begin_s <= item.served_s < self._end_s:
+            self._add_one = self._gathered(item).adder()
+            self._origin = item.origin
+            self._begin_s = item.served_s // 3600 * 3600
+            self._end_s = self._begin_s + 3600
+        self._add_one(item)
 
-    def _gathered(self, key: tuple[int, int, bool, bool], call: Call) -> Gathered:
+    def _gathered(self, item: Call | Single) -> Gathered:
+        # Calls that have other parts make another table.
+        key = (
+            type(item),
+            id(item.origin),
+            int(item.served_s // 3600),
+            item.predictions is None,
+            item.columns is None,
+            isinstance(item.id, str),
+        )
         gathered = self._open.get(key)
         if gathered is None:
-            gathered = self._open[key] = Gathered(call.origin, predicted=key[2])
+            gathered = self._open[key] = Gathered(item, features=self._features)
         return gathered
 
     def take(self) -> list[tuple[str, Callable[[], pa.Table]]]:
         """All that was added, for `log/<model>/date=…/hour=…`; empties the encoder."""
-        gathered, self._open = self._open, {}
+        gathered, self._open, self._origin = self._open, {}, None
         return [
-            (f"{LOG}/{each.origin.model}/{hour_folder(hour)}", functools.partial(self._table, each))
-            for (_, hour, _, _), each in gathered.items()
+            (f"{LOG}/{each.origin.model}/{hour_folder(key[2])}", functools.partial(self._table, each))
+            for key, each in gathered.items()
         ]
 
     def _table(self, gathered: Gathered) -> pa.Table:
-        origin, total, ok = gathered.origin, gathered.num_rows, gathered.predicted
-        counts = np.array(gathered.counts, dtype=np.int64)
+        origin, total = gathered.origin, gathered.num_rows
         entities = gathered.entities.array()
-        known = entities.is_valid()
-        times = (np.array(gathered.times) * 1e6).astype(np.int64)
-        ids = pa.array(gathered.ids, pa.string())
-        if origin.arm == Arm.BATCH:
-            ids = ids.dictionary_encode()  # one for thousands of rows
+        ids = gathered.ids.array()
+        if not gathered.by_row and len(ids) < total:
+            ids = _spread(gathered, ids)
+        # One for thousands of rows in this arm; one for each in the others.
+        ids = ids.dictionary_encode() if origin.arm == Arm.BATCH else ids.cast(pa.string())
+        nothing, answered = constant(None, total), gathered.predicted
         table: dict[str, pa.Array] = {
-            "call": _repeated(ids, np.array(gathered.id_counts), total),
-            "row": nullable(gathered.rows, pa.int64()),
-            "time": pa.array(np.repeat(times, counts)).cast(_TIME),
+            "call": ids,
+            "row": gathered.placed(gathered.rows),
+            "time": pa.array(gathered.spread((gathered.times * 1e6).astype(np.int64))).cast(_TIME),
             "arm": constant(origin.arm, total),
             "model": constant(origin.model, total),
             "version": pa.repeat(pa.scalar(origin.version, pa.int32()), total),
@@ -90,19 +96,20 @@ class RecordEncoder:
             "phase": pa.repeat(pa.scalar(origin.phase, pa.int32()), total),
             "mode": constant(origin.mode, total),
             "variant": constant(origin.variant, total),
-            "reason": _reasons(origin, known),
-            "bucket": nullable(gathered.buckets, pa.int32()),
+            "reason": _reasons(origin, entities),
+            "bucket": gathered.placed(gathered.buckets).cast(pa.int32()),
             "answered": pa.repeat(pa.scalar(origin.answered, pa.bool_()), total),
             "entity": self._shown(entities),
-            "status": constant(Status.OK, total) if ok else _words(gathered.statuses, counts, total),
-            "error": constant(None, total) if ok else _words(gathered.errors, counts, total),
-            "error_field": constant(None, total) if ok else _words(gathered.error_fields, counts, total),
-            "latency_s": pa.array(np.repeat(np.array(gathered.latencies), counts)),
+            "status": constant(Status.OK, total) if answered else _spread(gathered, gathered.statuses),
+            "error": nothing if answered else _spread(gathered, gathered.errors),
+            "error_field": nothing if answered else _spread(gathered, gathered.error_fields),
+            "latency_s": pa.array(gathered.spread(gathered.latencies)),
         }
         if self._features:
             table |= self._feature_columns(gathered)
-        if gathered.predictions:
-            outs = outputs.to_arrow(origin.schema, join_predictions(gathered.predictions))
+        predictions = gathered.predictions
+        if predictions is not None:
+            outs = outputs.to_arrow(origin.schema, predictions)
             table |= {OUTPUT + name: column for name, column in zip(outs.column_names, outs.columns, strict=True)}
         return pa.table(table)
 
@@ -116,13 +123,10 @@ class RecordEncoder:
                 return pa.nulls(len(entities), pa.string())
 
     def _feature_columns(self, gathered: Gathered) -> dict[str, pa.Array]:
-        schema, columns = gathered.origin.schema, gathered.columns
-        if columns is None:
-            return {}
-        table = to_arrow(schema, columns)
         made: dict[str, pa.Array] = {}
-        for field in schema.fields:
-            values = apply(field, table.column(field.name).combine_chunks(), self._hasher)
+        asked = gathered.features()
+        for field in gathered.origin.schema.fields if asked else ():
+            values = apply(field, asked[field.name], self._hasher)
             if values is not None:
                 made[FEATURE + field.name] = values
         return made
@@ -138,24 +142,26 @@ def constant(value: str | None, total: int) -> pa.Array:
     """The same word in every row."""
     if value is None:
         return pa.nulls(total, _WORD)
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(total, dtype=np.int32)), pa.array([value], pa.string()))
+    return pa.DictionaryArray.from_arrays(_zeros(total), pa.array([value], pa.string()))
 
 
-def _reasons(origin: Origin, known: pa.Array) -> pa.Array:
+@functools.lru_cache(maxsize=1)
+def _zeros(total: int) -> pa.Array:
+    """Shared by all columns of a table."""
+    return pa.array(np.zeros(total, dtype=np.int32))
+
+
+def _reasons(origin: Origin, entities: pa.Array) -> pa.Array:
     """Why this variant: by the entity or, where there is none, by the prediction's id; or because both score."""
     if origin.experiment is None or origin.mode != "ab" or origin.fallback:
-        return constant("fallback" if origin.fallback else origin.mode, len(known))
+        return constant("fallback" if origin.fallback else origin.mode, len(entities))
     words = pa.array(["prediction_id", "entity"], pa.string())
-    return pa.DictionaryArray.from_arrays(known.cast(pa.int32()), words)
+    return pa.DictionaryArray.from_arrays(entities.is_valid().cast(pa.int32()), words)
 
 
-def _words(values: Sequence[str | None], counts: np.ndarray[tuple[int], np.dtype[np.int64]], total: int) -> pa.Array:
-    if len(set(values)) == 1:
-        return constant(values[0], total)
-    return _repeated(pa.array(values, pa.string()).dictionary_encode(), counts, total)
-
-
-def _repeated(values: pa.Array, counts: np.ndarray[tuple[int], np.dtype[np.int64]], total: int) -> pa.Array:
-    if len(values) == total:
-        return values
-    return values.take(pa.array(np.repeat(np.arange(len(values)), counts)))
+def _spread(gathered: Gathered, values: Sequence[str | None] | pa.Array) -> pa.DictionaryArray:
+    """One a call, for each row."""
+    words = pa.array(values, pa.string()).dictionary_encode()
+    codes = gathered.spread(words.indices.fill_null(-1).to_numpy())
+    null = codes < 0
+    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=null if null.any() else None), words.dictionary)

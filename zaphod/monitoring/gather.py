@@ -1,166 +1,253 @@
-"""Gathers calls of one origin a few at a time, cheaply; makes Arrow columns of all of them once."""
+"""Takes calls of one origin apart as they come, into a column each; makes Arrow arrays of the columns once.
+
+A call that is kept until later costs several times what it costs to take apart at once: its dozen objects leave the
+processor's cache, and Python's collector goes through all of them again and again. What is kept here are bytes, and
+lists of strings, which the collector never looks at.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import io
+from array import array
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from zaphod.columns import Columns
-from zaphod.monitoring.record import Call, Origin
+from zaphod.columns import arrow_type
+from zaphod.monitoring.record import Call, Origin, Single
 from zaphod.predictor import Predictions
 
 _NONE = -1
-_PLAIN = {list, tuple}
+_PACK_ROWS = 1_024
+_PARTS = ("labels", "probabilities", "values", "scores")
+
+AnyT = TypeVar("AnyT", bound=np.generic)
+Places: TypeAlias = list[tuple[int, NDArray[np.int64]]]
 
 
-@dataclass(slots=True)
 class Texts:
-    """A string column to be: lists, which grow, and Arrow arrays, which stay whole."""
+    """A string column to be. Strings that come one by one or as lists are made an Arrow array a thousand at a time:
 
-    parts: list[list[str | None] | pa.Array] = field(default_factory=list)
+    while they are still in the processor's cache, and so that they are not kept.
+    """
+
+    __slots__ = ("_parts", "append", "extend", "last")
+
+    def __init__(self) -> None:
+        self._parts: list[pa.Array] = []
+        self.last: list[str | None] = []
+        self.append = self.last.append
+        self.extend = self.last.extend
 
     def add(self, values: Sequence[str | None] | pa.Array) -> None:
         if isinstance(values, pa.Array):
-            self.parts.append(values.cast(pa.string()))
-        elif self.parts and isinstance(self.parts[-1], list):
-            self.parts[-1].extend(values)
+            self.pack()
+            self._parts.append(values.cast(pa.string()))
         else:
-            self.parts.append(list(values))
+            self.extend(values)
 
-    def add_all(self, several: Sequence[Sequence[str | None] | pa.Array]) -> None:
-        """One after the other."""
-        if set(map(type, several)) <= _PLAIN:
-            self.add(list(itertools.chain.from_iterable(several)))
-        else:
-            for values in several:
-                self.add(values)
+    def pack(self) -> None:
+        if self.last:
+            self._parts.append(pa.array(self.last, pa.string()))
+            self.last.clear()
 
     def array(self) -> pa.Array:
-        arrays = [part if isinstance(part, pa.Array) else pa.array(part, pa.string()) for part in self.parts]
-        return arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
+        """To be called once."""
+        self.pack()
+        if len(self._parts) == 1:
+            return self._parts[0]
+        return pa.concat_arrays(self._parts) if self._parts else pa.array([], pa.string())
 
 
-@dataclass(slots=True)
+class Block:
+    """Arrays of one kind, of one column or several, one after the other."""
+
+    __slots__ = ("_dtype", "_objects", "_raw", "_width", "add")
+
+    def __init__(self, like: NDArray[np.generic]) -> None:
+        self._dtype = like.dtype
+        self._width = like.shape[1:]
+        self._objects: list[object] = []
+        self._raw = io.BytesIO()
+        # Bound here, so that a single row takes no step more than it must.
+        self.add: Callable[[NDArray[np.generic]], object]
+        self.add = self._add_objects if like.dtype.hasobject else self._raw.write  # type: ignore[assignment]  # a buffer
+
+    def _add_objects(self, values: NDArray[np.generic]) -> None:
+        self._objects.extend(values.tolist())
+
+    def array(self) -> NDArray[np.generic]:
+        """Shares its memory with the block. Raises: ValueError when the parts were not of one width."""
+        if self._dtype.hasobject:
+            made = np.empty(len(self._objects), dtype=object)
+            made[:] = self._objects
+            return made
+        return np.frombuffer(self._raw.getbuffer(), dtype=self._dtype).reshape(-1, *self._width)
+
+
 class Gathered:
-    """Calls of one origin and hour, that were all predicted or none. Lists but `ids` and columns have one item a call.
+    """Calls of one origin and hour that all have the same parts. One item a call, but ids by rows, strings and blocks.
 
-    statuses, errors, error_fields: of calls that were not predicted.
+    by_row: `ids` has one for each row. statuses, errors, error_fields: of calls that were not predicted. rows, buckets:
+    of calls that have them, with the row at which such a call begins.
     """
 
-    origin: Origin
-    predicted: bool
-    num_rows: int = 0
-    counts: list[int] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    latencies: list[float] = field(default_factory=list)
-    statuses: list[str] = field(default_factory=list)
-    errors: list[str | None] = field(default_factory=list)
-    error_fields: list[str | None] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)
-    id_counts: list[int] = field(default_factory=list)
-    rows: list[NDArray[np.int64]] = field(default_factory=list)
-    buckets: list[NDArray[np.int64]] = field(default_factory=list)
-    entities: Texts = field(default_factory=Texts)
-    numbers: list[NDArray[np.float64]] = field(default_factory=list)
-    strings: tuple[Texts, ...] = ()
-    predictions: list[Predictions] = field(default_factory=list)
+    __slots__ = (
+        "_blocks", "_counts", "_latencies", "_num_rows", "_numbers", "_strings", "_times", "buckets", "by_row",
+        "entities", "error_fields", "errors", "ids", "origin", "predicted", "rows", "statuses", "with_features",
+    )  # fmt: skip
 
-    def __post_init__(self) -> None:
-        self.strings = tuple(Texts() for _ in self.origin.schema.string_fields)
+    def __init__(self, first: Call | Single, *, features: bool = True) -> None:
+        """first: such as all others; it has yet to be added."""
+        self.origin: Origin = first.origin
+        self.predicted = first.predictions is not None
+        self.by_row = not isinstance(first.id, str)
+        self.with_features = features and first.columns is not None
+        self._num_rows = 0
+        self._counts = array("q")
+        self._times = array("d")
+        self._latencies = array("d")
+        self.statuses: list[str] = []
+        self.errors: list[str | None] = []
+        self.error_fields: list[str | None] = []
+        self.ids = Texts()
+        self.rows: Places = []
+        self.buckets: Places = []
+        self.entities = Texts()
+        self._numbers = Block(np.empty((0, len(self.origin.schema.number_fields))))
+        self._strings = tuple(Texts() for _ in self.origin.schema.string_fields)
+        self._blocks = {
+            name: Block(part)
+            for name in _PARTS
+            if first.predictions is not None and (part := getattr(first.predictions, name)) is not None
+        }
 
-    def add(self, calls: Sequence[Call]) -> None:
-        """What costs is done for all calls at once; the calls themselves are forgotten."""
-        counts = [call.num_rows for call in calls]
-        total = sum(counts)
-        self.num_rows += total
-        self.counts += counts
-        self.times += [call.served_s for call in calls]
-        self.latencies += [call.latency_s for call in calls]
-        if not self.predicted:
-            self.statuses += [call.status for call in calls]
-            self.errors += [call.error for call in calls]
-            self.error_fields += [call.error_field for call in calls]
-        self._add_ids(calls, counts)
-        self.rows.append(_joined([call.rows for call in calls], counts, total))
-        self.buckets.append(_joined([call.buckets for call in calls], counts, total))
-        self._add_entities(calls, total)
-        columns = [call.columns for call in calls if call.columns is not None]
-        if columns:
-            self.numbers.append(np.concatenate([part.numbers for part in columns]))
-            for position, texts in enumerate(self.strings):
-                texts.add_all([part.strings[position] for part in columns])
-        given = [call.predictions for call in calls if call.predictions is not None]
-        if given:
-            self.predictions.append(join_predictions(given))
+    def adder(self) -> Callable[[Single], None]:
+        """Adds single rows; nothing else may be added then. Every step of it is part of each answer's time."""
+        add_time, add_latency, add_id = self._times.append, self._latencies.append, self.ids.append
+        add_entity, add_number = self.entities.append, self._numbers.add
+        add_strings = [texts.append for texts in self._strings]
+        add_label, add_probability, add_value, add_score = (
+            self._blocks[name].add if name in self._blocks else None for name in _PARTS
+        )
+        with_features = self.with_features
+        ids = self.ids.last
+
+        def add(row: Single) -> None:
+            add_time(row.served_s)
+            add_latency(row.latency_s)
+            add_id(row.id)
+            add_entity(row.entity)
+            if with_features:
+                columns = row.columns
+                add_number(columns.numbers)
+                for add_string, values in zip(add_strings, columns.strings, strict=True):
+                    add_string(values[0])
+            # Predictions of one model have the same parts: where the first has one, all have.
+            predictions = row.predictions
+            if add_label is not None:
+                add_label(predictions.labels)  # type: ignore[arg-type]  # as said
+            if add_probability is not None:
+                add_probability(predictions.probabilities)  # type: ignore[arg-type]  # as said
+            if add_value is not None:
+                add_value(predictions.values)  # type: ignore[arg-type]  # as said
+            if add_score is not None:
+                add_score(predictions.scores)  # type: ignore[arg-type]  # as said
+            if len(ids) >= _PACK_ROWS:
+                self._pack()
+
+        return add
+
+    def add(self, call: Call) -> None:
+        """Everything is copied; the call is forgotten."""
+        num_rows, columns, predictions, entities = call.num_rows, call.columns, call.predictions, call.entities
+        if call.rows is not None:
+            self.rows.append((self._num_rows, call.rows))
+        if call.buckets is not None:
+            self.buckets.append((self._num_rows, call.buckets))
+        self._num_rows += num_rows
+        self._counts.append(num_rows)
+        self._times.append(call.served_s)
+        self._latencies.append(call.latency_s)
+        if self.by_row:
+            self.ids.extend(call.id)
+        else:
+            self.ids.append(call.id)  # type: ignore[arg-type]  # as `by_row` says
+        self.entities.add([None] * num_rows if entities is None else entities)
+        if self.with_features and columns is not None:
+            self._numbers.add(np.ascontiguousarray(columns.numbers))
+            for texts, values in zip(self._strings, columns.strings, strict=True):
+                texts.add(values)
+        for name, block in self._blocks.items():
+            # Some estimators give probabilities column by column.
+            block.add(np.ascontiguousarray(getattr(predictions, name)))
+        if predictions is None:
+            self.statuses.append(call.status)
+            self.errors.append(call.error)
+            self.error_fields.append(call.error_field)
+        if len(self.entities.last) >= _PACK_ROWS:
+            self._pack()
+
+    def _pack(self) -> None:
+        for texts in (self.ids, self.entities, *self._strings):
+            texts.pack()
 
     @property
-    def columns(self) -> Columns | None:
-        """What was asked; None for refusals."""
-        if not self.numbers:
+    def num_rows(self) -> int:
+        return self._num_rows or len(self._times)
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """Seconds since the epoch."""
+        return np.frombuffer(self._times)
+
+    @property
+    def latencies(self) -> NDArray[np.float64]:
+        """Seconds."""
+        return np.frombuffer(self._latencies)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Rows."""
+        return np.frombuffer(self._counts, dtype=np.int64) if self._counts else np.ones(self.num_rows, dtype=np.int64)
+
+    def features(self) -> dict[str, pa.Array]:
+        """What was asked, by the schema's names and in its types; NaN becomes null again. Nothing for refusals."""
+        if not self.with_features:
+            return {}
+        schema = self.origin.schema
+        numbers = np.ascontiguousarray(self._numbers.array().T)
+        nulls = np.isnan(numbers)
+        made: dict[str, pa.Array] = {}
+        for field, values, null in zip(schema.number_fields, numbers, nulls, strict=True):
+            made[field.name] = pa.array(values, mask=null if null.any() else None).cast(arrow_type(field))
+        for field, texts in zip(schema.string_fields, self._strings, strict=True):
+            made[field.name] = texts.array()
+        return {name: made[name] for name in schema.names}
+
+    @property
+    def predictions(self) -> Predictions | None:
+        """What was answered; None where nothing was."""
+        if not self.predicted:
             return None
-        strings = tuple(texts.array() for texts in self.strings)
-        return Columns(numbers=np.concatenate(self.numbers), strings=strings)
+        return Predictions(**{name: block.array() for name, block in self._blocks.items()})  # type: ignore[arg-type]  # as above
 
-    def _add_ids(self, calls: Sequence[Call], counts: Sequence[int]) -> None:
-        ids = [call.id for call in calls]
-        if set(map(type, ids)) == {str}:
-            self.ids += ids  # type: ignore[arg-type]  # just looked
-            self.id_counts += counts
-            return
-        for one, count in zip(ids, counts, strict=True):
-            if isinstance(one, str):
-                self.ids.append(one)
-                self.id_counts.append(count)
-            else:
-                self.ids += one
-                self.id_counts += itertools.repeat(1, count)
+    def spread(self, values: NDArray[AnyT]) -> NDArray[AnyT]:
+        """values: one a call; gives one a row."""
+        return np.repeat(values, self.counts) if self._counts else values
 
-    def _add_entities(self, calls: Sequence[Call], total: int) -> None:
-        entities = [call.entities for call in calls]
-        kinds = set(map(type, entities))
-        if kinds == {type(None)}:
-            self.entities.add([None] * total)
-        elif type(None) not in kinds:
-            self.entities.add_all([part for part in entities if part is not None])
-        else:
-            for part, call in zip(entities, calls, strict=True):
-                self.entities.add([None] * call.num_rows if part is None else part)
-
-
-def join_predictions(parts: Sequence[Predictions]) -> Predictions:
-    """Of one model, so that all have the same parts, one after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    first = parts[0]
-
-    # Predictions of one model have the same parts: where the first has one, all have.
-    def joined(known: bool, values: list[NDArray[np.float64] | None]) -> NDArray[np.float64] | None:  # noqa: FBT001
-        return np.concatenate(values) if known else None  # type: ignore[arg-type]
-
-    return Predictions(
-        labels=None if first.labels is None else np.concatenate([part.labels for part in parts]),
-        probabilities=joined(first.probabilities is not None, [part.probabilities for part in parts]),
-        values=joined(first.values is not None, [part.values for part in parts]),
-        scores=joined(first.scores is not None, [part.scores for part in parts]),
-    )
-
-
-def nullable(parts: Sequence[NDArray[np.int64]], kind: pa.DataType) -> pa.Array:
-    """Integers in which a negative number stands for null."""
-    values = np.concatenate(parts)
-    return pa.array(values, mask=values < 0).cast(kind)
-
-
-def _joined(parts: Sequence[NDArray[np.int64] | None], counts: Sequence[int], total: int) -> NDArray[np.int64]:
-    if set(map(type, parts)) == {type(None)}:
-        return np.full(total, _NONE, dtype=np.int64)
-    filled = [
-        np.full(count, _NONE, dtype=np.int64) if part is None else part
-        for part, count in zip(parts, counts, strict=True)
-    ]
-    return np.concatenate(filled)
+    def placed(self, places: Places) -> pa.Array:
+        """`rows` or `buckets`: an int64 for each row, null where there is none."""
+        if not places:
+            return pa.nulls(self.num_rows, pa.int64())
+        if sum(len(values) for _, values in places) == self.num_rows:
+            return pa.array(np.concatenate([values for _, values in places]))
+        made = np.zeros(self.num_rows, dtype=np.int64)
+        null = np.ones(self.num_rows, dtype=np.bool_)
+        for start, values in places:
+            made[start : start + len(values)] = values
+            null[start : start + len(values)] = False
+        return pa.array(made, mask=null)

@@ -83,8 +83,8 @@ class OutcomeEncoder:
     def __init__(self) -> None:
         self._waiting: list[Outcomes] = []
 
-    def add(self, items: Sequence[Outcomes]) -> None:
-        self._waiting += items
+    def add(self, item: Outcomes) -> None:
+        self._waiting.append(item)
 
     def take(self) -> list[tuple[str, Callable[[], pa.Table]]]:
         """As `Encoder`."""

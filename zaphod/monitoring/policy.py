@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pyarrow as pa
 
@@ -43,13 +43,11 @@ class Hasher:
             found = self._kept[value] = self._digest(value)
         return found
 
-    def texts(self, values: Sequence[str | None] | pa.Array) -> pa.Array:
-        """Strings; null stays null."""
-        if isinstance(values, pa.Array):
-            encoded = values.dictionary_encode()
-            hashed = pa.array([self.text(value) for value in encoded.dictionary.to_pylist()], pa.string())
-            return hashed.take(encoded.indices)
-        return pa.array([None if value is None else self.text(value) for value in values], pa.string())
+    def texts(self, values: pa.Array) -> pa.DictionaryArray:
+        """Strings, each of them once; null stays null."""
+        encoded = values.dictionary_encode()
+        hashed = pa.array([self.text(value) for value in encoded.dictionary.to_pylist()], pa.string())
+        return pa.DictionaryArray.from_arrays(encoded.indices, hashed)
 
     def _digest(self, value: str) -> str:
         keyed = self._keyed.copy()
@@ -79,7 +77,7 @@ def _make_key(storage: Storage) -> bytes:
 
 
 def apply(field: Field, values: pa.Array, hasher: Hasher) -> pa.Array | None:
-    """The column as it may be logged, None when it may not. values: as `columns.to_arrow` gives them."""
+    """The column as it may be logged, None when it may not. values: in the field's own type."""
     match field.log:
         case LogPolicy.KEEP:
             return values

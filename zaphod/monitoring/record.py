@@ -1,6 +1,6 @@
 """One record for every prediction in every arm: what the arms hand over, and what stands in the log.
 
-A call is handed over by reference; nothing is copied, and nothing is made of its rows, until the log's own thread does.
+A call is handed over by reference. The log takes it apart at once and keeps nothing of it but values.
 A record's prediction id is its `call` when `row` is null, else `<call>-<row>`.
 """
 
@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -65,7 +66,8 @@ class Call(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     id: of the call, or one for each row. rows: int64, position of each row in the call, None when `id` says it all.
     served_s: seconds since the epoch. latency_s: what the model took for all its rows. entities: one a row, None
-    where nobody said; an Arrow string array when the rows are a table. error: a stable word, never the data.
+    where nobody said; an Arrow string array when the rows are a table. error: a stable word, never the data. Where
+    there are predictions, there are columns.
     """
 
     origin: Origin
@@ -83,6 +85,20 @@ class Call(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     error_field: str | None = None
 
 
+class Single(msgspec.Struct, frozen=True, gc=False):
+    """A call of one row that was answered outside experiments, as nearly all requests are. All as in `Call`."""
+
+    num_rows: ClassVar[int] = 1
+
+    origin: Origin
+    id: str
+    served_s: float
+    latency_s: float
+    columns: Columns
+    predictions: Predictions
+    entity: str | None
+
+
 class _Ids:
     """When the process began, chance, then a counter: no two processes make the same."""
 
@@ -93,7 +109,8 @@ class _Ids:
     def begin(self) -> None:
         """Again after a fork: the child makes ids of its own."""
         self.prefix = f"{time.time_ns() // 1_000_000:012x}{os.urandom(5).hex()}"
-        self.count = itertools.count().__next__
+        # As hexadecimal digits all of one length.
+        self.count = itertools.count(1 << 39).__next__
 
 
 _ids = _Ids()
@@ -101,4 +118,4 @@ _ids = _Ids()
 
 def new_id() -> str:
     """A prediction id: 32 hexadecimal digits, rising within a process."""
-    return f"{_ids.prefix}{_ids.count():010x}"
+    return _ids.prefix + hex(_ids.count())[2:]

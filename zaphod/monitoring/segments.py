@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -20,11 +20,6 @@ from zaphod.storage import Storage
 
 _log = logging.getLogger(__name__)
 
-# Calls are gathered by whoever hands over the last of so many, while they are still in its core's cache: a microsecond
-# each, where another thread pays several and takes the interpreter away meanwhile. A thread gathers what is left over
-# after a moment, makes columns of it and writes them.
-_PORTION_ITEMS = 32
-_TICK_S = 0.05
 _MAX_RETRY_S = 5.0
 
 
@@ -40,9 +35,11 @@ ItemT_contra = TypeVar("ItemT_contra", bound=Item, contravariant=True)
 
 
 class Encoder(Protocol[ItemT_contra]):
-    """Makes tables of items. Called by one thread at a time."""
+    """Makes tables of items. `add` and `take` are called by one thread at a time."""
 
-    def add(self, items: Sequence[ItemT_contra]) -> None: ...
+    def add(self, item: ItemT_contra) -> None:
+        """In the time of whoever hands over."""
+        ...
 
     def take(self) -> list[tuple[str, Callable[[], pa.Table]]]:
         """The folders to file what was added in, and what makes the tables, at leisure; what was added is forgotten."""
@@ -72,19 +69,17 @@ class SegmentWriter(Generic[ItemT]):
         self._storage = storage
         self._encoder = encoder
         self._settings = settings
-        self._max_rows = settings.max_rows
         self._metadata = dict(metadata or {})
-        self._items: list[ItemT] = []
-        # Rows in the encoder, and rows in tables that are in no file yet.
-        self._encoded = self._unpublished = 0
+        # Rows in tables that are in no file yet.
+        self._unpublished = 0
         self._tables: dict[str, list[pa.Table]] = {}
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._waiting = 0
-        self._written = 0
-        self._dropped = 0
-        # Rows that were taken in, and of those the ones that are in a file or lost.
-        self._handed = self._done = 0
+        self._written = self._dropped = 0
+        # Rows since the start: that the encoder took; of those, that it gave back as tables; that are in files or lost.
+        self._handed = self._taken = self._done = 0
+        # Handed over so many, there is something else to do than to take in the next.
+        self._set_mark()
         self._stopping = False
         self._hurry = threading.Event()
         self._name = f"{time.time_ns():020d}-{os.urandom(4).hex()}"
@@ -95,22 +90,26 @@ class SegmentWriter(Generic[ItemT]):
 
     def put(self, item: ItemT) -> bool:
         """Hands over and returns; False when there was no room and it was dropped. With `block` waits for room."""
-        num_rows = item.num_rows
         with self._lock:
-            waiting = self._waiting
-            if waiting and waiting + num_rows > self._max_rows and not self._make_room(num_rows):
+            handed = self._handed + item.num_rows
+            if handed >= self._mark:
+                if not self._make_room(item.num_rows):
+                    return False
+                # Whoever waited for room has let others in.
+                handed = self._handed + item.num_rows
+            try:
+                self._encoder.add(item)
+            except Exception:  # noqa: BLE001  # neither the log nor whoever serves may fail for what one call holds
+                _log.exception("cannot log some predictions")
+                self._dropped += item.num_rows
                 return False
-            self._waiting += num_rows
-            self._handed += num_rows
-            self._items.append(item)
-            if len(self._items) >= _PORTION_ITEMS:
-                self._gather()
+            self._handed = handed
         return True
 
     @property
     def counts(self) -> LogCounts:
         with self._lock:
-            return LogCounts(written=self._written, dropped=self._dropped, waiting=self._waiting)
+            return LogCounts(written=self._written, dropped=self._dropped, waiting=self._handed - self._done)
 
     def flush(self, *, timeout_s: float = 30.0) -> bool:
         """Returns when all that was handed over before is in files; False when that took longer."""
@@ -124,6 +123,10 @@ class SegmentWriter(Generic[ItemT]):
                 self._changed.wait(timeout=0.05)
         return True
 
+    def hurry(self) -> None:
+        """Returns at once; what was handed over is on its way to files. For whoever will `flush` a little later."""
+        self._hurry.set()
+
     def close(self, *, timeout_s: float = 30.0) -> None:
         """Writes what waits, unless the storage is away for longer."""
         self._stopping = True
@@ -131,55 +134,48 @@ class SegmentWriter(Generic[ItemT]):
         self._thread.join(timeout_s)
 
     def _make_room(self, num_rows: int) -> bool:
-        """Holding the lock."""
-        if self._settings.when_full == "drop" or self._stopping:
-            if not self._dropped:
-                _log.warning("the prediction log is full; predictions go on and are not logged until there is room")
-            self._dropped += num_rows
-            return False
-        while self._waiting and self._waiting + num_rows > self._max_rows:
+        """Holding the lock. What alone is larger than all the room there is goes in when nothing waits."""
+        if self._handed + num_rows - self._taken >= self._settings.segment_rows:
+            self._hurry.set()
+        blocks = self._settings.when_full == "block"
+        while self._full(num_rows):
+            if not blocks or self._stopping:
+                if not self._dropped:
+                    _log.warning("the prediction log is full; predictions go on and are not logged until there is room")
+                self._dropped += num_rows
+                return False
+            self._hurry.set()
             self._changed.wait(timeout=1.0)
         return True
 
-    def _run(self) -> None:
-        due = time.monotonic() + self._settings.flush_s
-        while True:
-            stopping, hurry = self._stopping, self._hurry.is_set()
-            self._hurry.clear()
-            with self._lock:
-                self._gather()
-            if stopping or hurry or time.monotonic() >= due or self._encoded >= self._settings.segment_rows:
-                due = time.monotonic() + (self._settings.flush_s if self._publish() else self._retry_s)
-            if stopping and not self._items:
-                return
-            self._hurry.wait(_TICK_S)
+    def _full(self, num_rows: int) -> bool:
+        waiting = self._handed - self._done
+        return waiting > 0 and waiting + num_rows > self._settings.max_rows
 
-    def _gather(self) -> None:
-        """Holding the lock."""
-        items, self._items = self._items, []
-        if not items:
-            return
-        num_rows = sum(item.num_rows for item in items)
-        try:
-            self._encoder.add(items)
-        except Exception:  # noqa: BLE001  # whatever one call holds
-            # Neither the log nor whoever serves may fail because of one call: they are counted and the next go on.
-            _log.exception("cannot log some predictions")
-            self._waiting -= num_rows
-            self._done += num_rows
-            self._dropped += num_rows
-        else:
-            self._encoded += num_rows
+    def _set_mark(self) -> None:
+        """Holding the lock, after each change of `_taken` and `_done`."""
+        self._mark = min(self._taken + self._settings.segment_rows, self._done + self._settings.max_rows + 1)
+
+    def _run(self) -> None:
+        wait_s = self._settings.flush_s
+        while True:
+            self._hurry.wait(wait_s)
+            self._hurry.clear()
+            stopping = self._stopping
+            wait_s = self._settings.flush_s if self._publish() else self._retry_s
+            if stopping:
+                return
 
     def _publish(self) -> bool:
         """One file for each folder; False when the storage is away: what waits goes on waiting."""
         with self._lock:
             taken = self._encoder.take()
-            gathered, self._encoded = self._encoded, 0
+            gathered, self._taken = self._handed - self._taken, self._handed
+            self._set_mark()
         for folder, make in taken:
             try:
                 table = make()
-            except Exception:  # noqa: BLE001  # as above
+            except Exception:  # noqa: BLE001  # as in `put`
                 _log.exception("cannot log some predictions")
             else:
                 self._tables.setdefault(folder, []).append(table)
@@ -192,7 +188,7 @@ class SegmentWriter(Generic[ItemT]):
             table = pa.concat_tables(tables, promote_options="permissive")
             path = f"{folder}/{self._name}-{self._number:08d}.parquet"
             try:
-                self._storage.create(path, parquet_bytes(table, self._metadata))
+                self._storage.create(path, parquet_bytes(table, self._metadata, compression=self._settings.compression))
             except (ZaphodError, OSError):
                 if not self._retry_s:
                     _log.exception("cannot write the prediction log; what waits is kept and written later")
@@ -207,8 +203,8 @@ class SegmentWriter(Generic[ItemT]):
 
     def _free(self, num_rows: int, *, dropped: bool = False) -> None:
         with self._changed:
-            self._waiting -= num_rows
             self._done += num_rows
+            self._set_mark()
             if dropped:
                 self._dropped += num_rows
             else:
@@ -216,16 +212,31 @@ class SegmentWriter(Generic[ItemT]):
             self._changed.notify_all()
 
 
-def parquet_bytes(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
-    """A file of the log. Statistics of its times, so that a reader skips what it does not look for."""
+def parquet_bytes(table: pa.Table, metadata: Mapping[str, str], *, compression: str = "none") -> bytes:
+    """A file of the log. Statistics of its times, so that a reader skips what it does not look for.
+
+    Made at the cost of whoever predicts, so: repeated words once, columns without nulls marked as such, which spares
+    them a level for each value, positions as differences; and what remains as it is in memory, unless told otherwise.
+    """
+    fields = [
+        field.with_nullable(column.null_count > 0) for field, column in zip(table.schema, table.columns, strict=True)
+    ]
     with contextlib.closing(pa.BufferOutputStream()) as sink:
         pq.write_table(
-            table.replace_schema_metadata(metadata),
+            pa.table(table.columns, schema=pa.schema(fields, metadata)),
             sink,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=[field.name for field in table.schema if pa.types.is_dictionary(field.type)] or False,
+            compression=compression,
+            compression_level=1 if compression == "zstd" else None,
+            use_dictionary=[field.name for field in fields if _repeats(field)] or False,
+            column_encoding={"row": "DELTA_BINARY_PACKED"} if "row" in table.column_names else None,
             write_statistics=["time"],
         )
         data: bytes = sink.getvalue().to_pybytes()
     return data
+
+
+def _repeats(field: pa.Field) -> bool:
+    """A column most of whose values come many times; those of ids and of measured numbers do not."""
+    if pa.types.is_dictionary(field.type) or field.name == "latency_s":
+        return True
+    return not pa.types.is_floating(field.type) and field.name not in ("call", "row", "prediction_id", "text")

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import wait_for
@@ -22,7 +23,7 @@ from zaphod.errors import StorageUnavailableError
 from zaphod.monitoring.encode import RecordEncoder
 from zaphod.monitoring.log import PredictionLog, open_log
 from zaphod.monitoring.policy import Hasher
-from zaphod.monitoring.record import Arm, Call, Origin, Status, new_id
+from zaphod.monitoring.record import Arm, Call, Origin, Single, Status, new_id
 from zaphod.monitoring.segments import SegmentWriter
 from zaphod.monitoring.settings import LogSettings
 from zaphod.predictor import Predictions
@@ -63,6 +64,16 @@ def answered(*, served_s: float = NOON, entities: list[str | None] | pa.Array | 
     )  # fmt: skip
 
 
+def single(number: int, *, served_s: float = NOON, as_table: bool = False) -> Single:
+    """The first row alone, as nearly every request is; number: tells it from the others."""
+    decoder = RowDecoder(SCHEMA)
+    asked = decoder.columns([decoder.convert_row(ROWS[0] | {"amount": float(number)})])
+    if as_table:
+        asked = Columns(asked.numbers, tuple(pa.array(values, pa.string()) for values in asked.strings))
+    given = Predictions(labels=np.array(["yes"], dtype=object), probabilities=np.array([[0.25, 0.75]]))
+    return Single(ORIGIN, f"s{number:04}", served_s, 0.25, asked, given, f"customer-{number}")
+
+
 def read(folder: Path) -> list[dict[str, object]]:
     """Every record, the oldest first."""
     paths = sorted(str(path) for path in (folder / "log").rglob("*.parquet"))
@@ -92,6 +103,52 @@ def test_a_record_holds_what_was_asked_and_answered(log: PredictionLog, tmp_path
     assert (first["feature.amount"], first["feature.count"]) == (1.5, 2)
     assert (first["output.label"], first["output.probability_yes"]) == ("yes", 0.75)
     assert (second["feature.amount"], second["entity"]) == (None, None)
+
+
+def test_single_rows_keep_what_is_theirs(log: PredictionLog, tmp_path: Path) -> None:
+    """Rows that come one by one, thousands of them, as lists or tables, beside calls of several and across an hour."""
+    for number in range(2_500):
+        log.put(single(number, served_s=NOON + number / 1_000 - 1, as_table=number % 100 == 7))
+        if number % 1_000 == 0:
+            log.put(answered(served_s=NOON + number / 1_000 - 1, entities=["ann", None]))
+    assert log.flush()
+
+    records = [record for record in read(tmp_path) if record["row"] is None]
+
+    assert [record["call"] for record in records] == [f"s{number:04}" for number in range(2_500)]
+    assert [record["feature.amount"] for record in records] == list(range(2_500))
+    assert {record["output.label"] for record in records} == {"yes"}
+    assert {record["output.probability_yes"] for record in records} == {0.75}
+    assert len({record["entity"] for record in records}) == 2_500
+    assert len({record["feature.email"] for record in records}) == 1
+    assert {record["time"].timestamp() - NOON < 0 for record in records[:1_000]} == {True}  # type: ignore[attr-defined]
+    assert log.counts.written == 2_506
+    hours = {path.parent.name for path in tmp_path.rglob("*.parquet")}
+    assert len(hours) == 2
+
+
+def test_probabilities_may_lie_column_by_column(log: PredictionLog, tmp_path: Path) -> None:
+    """As scikit-learn's linear models give them for two classes."""
+    given = Predictions(probabilities=np.array([[0.25, 0.5], [0.75, 0.5]]).T)
+    log.put(msgspec.structs.replace(answered(), predictions=given))
+    log.flush()
+
+    assert [record["output.probability_yes"] for record in read(tmp_path)] == [0.75, 0.5]
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4", "zstd"])
+def test_files_are_read_whatever_their_compression(tmp_path: Path, compression: str) -> None:
+    """The records are the same; a column in which nothing is missing says so."""
+    log = writer(LocalStorage(tmp_path), flush_s=600, compression=compression)
+    log.put(answered(entities=["ann", None]))
+    log.close()
+
+    (path,) = tmp_path.rglob("*.parquet")
+    schema = pq.read_schema(path)
+    assert [schema.field(name).nullable for name in ("time", "status", "entity", "feature.amount")] == [
+        False, False, True, True,
+    ]  # fmt: skip
+    assert [record["feature.amount"] for record in read(tmp_path)] == [1.5, None]
 
 
 def test_nothing_dropped_or_hashed_leaves_the_process(log: PredictionLog, tmp_path: Path) -> None:
