@@ -1,8 +1,8 @@
 """Gives a challenger in the shadow copies of what the champion was asked, in a process of its own.
 
 Nothing that the challenger does can reach an answer: it may raise, crash, hang or eat memory. What it is given is
-bounded and dropped when it is too slow; the process has the lowest priority, is ended when it does not answer or grows
-too large, and started again after a pause.
+bounded and dropped when it is too slow; the process runs when nothing else wants the processor, is ended when it does
+not answer or grows too large, and started again after a pause.
 """
 
 from __future__ import annotations
@@ -19,29 +19,28 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
-import numpy as np
 import psutil
-import pyarrow as pa
 
-from zaphod.monitoring.gather import Gathered
 from zaphod.monitoring.log import PredictionLog
 from zaphod.monitoring.policy import KEY_VARIABLE
-from zaphod.monitoring.record import Call, Origin, Status
+from zaphod.monitoring.record import Call, Origin, Single, Status
 from zaphod.monitoring.settings import LogSettings
+from zaphod.portion import Portion, calls_of
 from zaphod.settings import Settings
 
 _log = logging.getLogger(__name__)
 
 _TICK_S = 0.05
-_PORTION_CALLS = 256
+# So many times longer than a challenger may take, it may wait for a processor that others are busy with.
+_PATIENCE = 30
 _FIRST_PAUSE_S = 0.5
 _MAX_PAUSE_S = 60.0
 _START_S = 60.0
 ACK = b"."
 LENGTH = struct.Struct("<Q")
-CALL, ROW, ENTITY, BUCKET, TIME, INDEX = "_call", "_row", "_entity", "_bucket", "_time", "_index"
 
 
 class ShadowSettings(Settings):
@@ -100,7 +99,7 @@ class ShadowWorker:
         self._log = log
         self._settings = settings
         self._key = log_settings.hash_key.get_secret_value() if log_settings.hash_key is not None else None
-        self._calls: deque[Call] = deque()
+        self._portions: deque[Portion] = deque()
         self._lock = threading.Lock()
         self._waiting = 0
         self._offered = self._dropped = self._scored = self._lost = self._deaths = 0
@@ -119,15 +118,18 @@ class ShadowWorker:
         process = self._process
         return None if process is None else process.pid
 
-    def offer(self, call: Call) -> None:
-        """Never waits and never raises."""
+    def offer(self, item: Call | Single) -> None:
+        """Never waits and never raises. The item is taken apart at once, as the log does it."""
+        num_rows = item.num_rows
         with self._lock:
-            self._offered += call.num_rows
-            if self._waiting and self._waiting + call.num_rows > self._settings.max_rows:
-                self._dropped += call.num_rows
+            self._offered += num_rows
+            if self._waiting and self._waiting + num_rows > self._settings.max_rows:
+                self._dropped += num_rows
                 return
-            self._waiting += call.num_rows
-            self._calls.append(call)
+            if not self._portions or not self._portions[-1].takes(item):
+                self._portions.append(Portion(item))
+            self._portions[-1].add(item)
+            self._waiting += num_rows
 
     def close(self) -> None:
         """Ends the process, which first writes what it has scored."""
@@ -145,24 +147,24 @@ class ShadowWorker:
 
     def _serve(self) -> None:
         """What waits now. What comes meanwhile waits for the next time: a portion of one costs as much as of many."""
-        left = len(self._calls)
-        while left > 0 and self._calls and not self._stop.is_set():
+        left = len(self._portions)
+        while left > 0 and not self._stop.is_set():
             if self._process is None and not self._start():
                 return
-            portion: list[Call] = []
-            while self._calls and len(portion) < _PORTION_CALLS:
-                portion.append(self._calls.popleft())
-            left -= len(portion)
-            num_rows = sum(call.num_rows for call in portion)
             with self._lock:
-                self._waiting -= num_rows
-            cause = self._exchange(frame_of(portion, self._origin), self._settings.answer_s)
+                if not self._portions:
+                    return
+                portion = self._portions.popleft()
+                self._waiting -= portion.num_rows
+            left -= 1
+            frame = portion.frame()
+            cause = self._exchange(frame, self._settings.answer_s)
             if cause is None:
-                self._scored += num_rows
+                self._scored += portion.num_rows
                 self._pause_s = _FIRST_PAUSE_S
                 self._watch_memory()
             else:
-                self._bury(portion, cause)
+                self._bury(frame, cause)
 
     def _start(self) -> bool:
         """False when it did not come up; after a pause it is tried again."""
@@ -170,6 +172,7 @@ class ShadowWorker:
         self._process = subprocess.Popen(  # our own command
             [sys.executable, "-m", "zaphod.shadow_process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ
         )
+        set_aside(self._process.pid)
         cause = self._exchange(msgspec.json.encode(self._task), _START_S)
         if cause is None:
             return True
@@ -186,15 +189,14 @@ class ShadowWorker:
         assert process is not None
         assert process.stdin is not None
         assert process.stdout is not None
-        deadline = time.monotonic() + timeout_s
+        patience = Patience(psutil.Process(process.pid), timeout_s)
         os.set_blocking(process.stdin.fileno(), False)
         rest = memoryview(LENGTH.pack(len(data)) + data)
         out, back = process.stdin.fileno(), process.stdout.fileno()
         while True:
-            left_s = deadline - time.monotonic()
-            if left_s <= 0 or self._stop.is_set():
+            if self._stop.is_set() or patience.over():
                 return "hung"
-            readable, writable, _ = select.select([back], [out] if rest else [], [], min(left_s, 0.2))
+            readable, writable, _ = select.select([back], [out] if rest else [], [], 0.2)
             try:
                 if writable:
                     rest = rest[os.write(out, rest[:1_048_576]) :]
@@ -211,15 +213,15 @@ class ShadowWorker:
             return
         with contextlib.suppress(psutil.Error):
             if psutil.Process(process.pid).memory_info().rss > self._settings.max_memory_mb * 1_048_576:
-                self._bury([], "memory")
+                self._bury(None, "memory")
 
-    def _bury(self, portion: list[Call], cause: str) -> None:
+    def _bury(self, frame: bytes | None, cause: str) -> None:
         if self._stop.is_set():
             return
         self._deaths += 1
-        self._lost += sum(call.num_rows for call in portion)
-        for call in portion:
-            self._log.put(msgspec.structs.replace(call, origin=self._origin, status=Status.FAILED, error=cause))
+        for call in () if frame is None else calls_of(frame, self._origin):
+            self._lost += call.num_rows
+            self._log.put(msgspec.structs.replace(call, status=Status.FAILED, error=cause))
         _log.warning("the shadow's process was ended; it is started again", extra={"cause": cause})
         self._end()
         self._rest()
@@ -234,7 +236,7 @@ class ShadowWorker:
         with self._lock:
             self._dropped += self._waiting
             self._waiting = 0
-            self._calls.clear()
+            self._portions.clear()
 
     def _end(self) -> None:
         process, self._process = self._process, None
@@ -259,26 +261,56 @@ class ShadowWorker:
         self._end()
 
 
-def frame_of(portion: list[Call], origin: Origin) -> bytes:
-    """Calls as one Arrow stream: their rows as the champion's schema has them, and what their records need."""
-    gathered = Gathered(portion[0])
-    for call in portion:
-        gathered.add(call)
-    counts = gathered.counts
-    calls = np.repeat(np.arange(len(counts)), counts)
-    ids = gathered.ids.array()
-    table = pa.table(gathered.features())
-    for name, column in (
-        (CALL, ids if gathered.by_row else ids.take(pa.array(calls))),
-        (ROW, gathered.placed(gathered.rows).fill_null(-1)),
-        (BUCKET, gathered.placed(gathered.buckets).fill_null(-1)),
-        (ENTITY, gathered.entities.array()),
-        (TIME, pa.array(gathered.spread(gathered.times))),
-        (INDEX, pa.array(calls)),
-    ):
-        table = table.append_column(name, column)
-    with contextlib.closing(pa.BufferOutputStream()) as sink:
-        with pa.ipc.new_stream(sink, table.schema) as stream:
-            stream.write_table(table)
-        data: bytes = sink.getvalue().to_pybytes()
-    return data
+class Watched(Protocol):
+    """What is asked of a process; psutil's."""
+
+    def status(self) -> str: ...
+
+    def cpu_times(self) -> CpuTimes: ...
+
+
+class CpuTimes(Protocol):
+    """Seconds of the processor."""
+
+    @property
+    def user(self) -> float: ...
+
+    @property
+    def system(self) -> float: ...
+
+
+class Patience:
+    """How long a process may take. One that is ready to run and is not let is not slow: others are served first."""
+
+    def __init__(self, process: Watched, seconds: float) -> None:
+        self._process = process
+        self._seconds = seconds
+        self._began, self._began_cpu = time.monotonic(), self._cpu_s()
+
+    def over(self, *, now: float | None = None) -> bool:
+        """now: of the monotonic clock."""
+        waited = (time.monotonic() if now is None else now) - self._began
+        if waited < self._seconds:
+            return False
+        starved = self._status() == psutil.STATUS_RUNNING and self._cpu_s() - self._began_cpu < self._seconds
+        return not starved or waited >= _PATIENCE * self._seconds
+
+    def _status(self) -> str | None:
+        with contextlib.suppress(psutil.Error):
+            return self._process.status()
+        return None
+
+    def _cpu_s(self) -> float:
+        with contextlib.suppress(psutil.Error):
+            times = self._process.cpu_times()
+            return times.user + times.system
+        return 0.0
+
+
+def set_aside(pid: int) -> None:
+    """The process, and what it starts, runs only when nothing else wants the processor."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, 19)
+    if hasattr(os, "SCHED_IDLE"):
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))

@@ -14,22 +14,22 @@ from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
-import numpy as np
-import pyarrow as pa
 
-from zaphod.columns import Columns, from_table
 from zaphod.contender import Contender, project
 from zaphod.errors import PredictionError
 from zaphod.monitoring.log import PredictionLog, open_log
-from zaphod.monitoring.record import Call, Origin, Status
+from zaphod.monitoring.record import Origin, Status
 from zaphod.monitoring.settings import LogSettings
+from zaphod.portion import calls_of
 from zaphod.registry import Registry
-from zaphod.shadow import ACK, BUCKET, CALL, ENTITY, INDEX, LENGTH, ROW, TIME, ShadowTask
+from zaphod.shadow import ACK, LENGTH, ShadowTask
 
 
 def main() -> None:
     """Until the end of the input."""
-    step_back()
+    # The first to go when memory is short.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
     # Whatever a model prints must not be taken for an acknowledgement.
     acks = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -49,14 +49,6 @@ def main() -> None:
     log.close()
 
 
-def step_back() -> None:
-    """Lowest priority, and the first to go when memory is short."""
-    with contextlib.suppress(OSError):
-        os.nice(19)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-
-
 def load(task: ShadowTask) -> Contender:
     """Raises: ModelError, ConfigError."""
     registry = Registry.open(task.registry)
@@ -73,44 +65,18 @@ def load(task: ShadowTask) -> Contender:
 
 def score(frame: bytes, contender: Contender, log: PredictionLog) -> None:
     """Call by call, as the champion was asked, and each timed by what it computes: the process is often set aside."""
-    table = pa.ipc.open_stream(frame).read_all()
-    columns = from_table(contender.origin.schema, table).columns
-    index = table.column(INDEX).to_numpy()
-    starts = np.flatnonzero(np.diff(index, prepend=-1)).tolist()
-    ids = table.column(CALL).to_pylist()
-    entities = table.column(ENTITY).to_pylist()
-    rows, buckets, times = (table.column(name).to_numpy() for name in (ROW, BUCKET, TIME))
-    for start, end in zip(starts, [*starts[1:], len(index)], strict=True):
-        given = rows[start:end]
-        asked = _slice(columns, start, end)
+    for call in calls_of(frame, contender.origin):
+        assert call.columns is not None  # copies are of rows that were scored
         began = time.thread_time()
         try:
-            predictions, status = contender.predict(asked), Status.OK
+            predictions, status, error = contender.predict(call.columns), Status.OK, None
         except PredictionError:
-            predictions, status = None, Status.FAILED
+            predictions, status, error = None, Status.FAILED, "prediction"
         log.put(
-            Call(
-                origin=contender.origin,
-                id=ids[start] if given[0] >= 0 or end == start + 1 else ids[start:end],
-                served_s=float(times[start]),
-                num_rows=end - start,
-                latency_s=time.thread_time() - began,
-                rows=given if given[0] >= 0 else None,
-                columns=asked,
-                predictions=predictions,
-                entities=entities[start:end],
-                buckets=buckets[start:end] if buckets[start] >= 0 else None,
-                status=status,
-                error=None if status is Status.OK else "prediction",
+            msgspec.structs.replace(
+                call, predictions=predictions, status=status, error=error, latency_s=time.thread_time() - began
             )
         )
-
-
-def _slice(columns: Columns, start: int, end: int) -> Columns:
-    return Columns(
-        numbers=np.ascontiguousarray(columns.numbers[start:end]),
-        strings=tuple(column[start:end] for column in columns.strings),
-    )
 
 
 def _read(frames: BinaryIO) -> bytes | None:

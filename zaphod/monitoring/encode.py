@@ -86,7 +86,7 @@ class RecordEncoder:
         nothing, answered = constant(None, total), gathered.predicted
         table: dict[str, pa.Array] = {
             "call": ids,
-            "row": gathered.placed(gathered.rows),
+            "row": gathered.row_numbers(),
             "time": pa.array(gathered.spread((gathered.times * 1e6).astype(np.int64))).cast(_TIME),
             "arm": constant(origin.arm, total),
             "model": constant(origin.model, total),
@@ -97,7 +97,7 @@ class RecordEncoder:
             "mode": constant(origin.mode, total),
             "variant": constant(origin.variant, total),
             "reason": _reasons(origin, entities),
-            "bucket": gathered.placed(gathered.buckets).cast(pa.int32()),
+            "bucket": gathered.bucket_numbers().cast(pa.int32()),
             "answered": pa.repeat(pa.scalar(origin.answered, pa.bool_()), total),
             "entity": self._shown(entities),
             "status": constant(Status.OK, total) if answered else _spread(gathered, gathered.statuses),

@@ -96,17 +96,19 @@ class Gathered:
     """
 
     __slots__ = (
-        "_blocks", "_counts", "_latencies", "_num_rows", "_numbers", "_strings", "_times", "buckets", "by_row",
-        "entities", "error_fields", "errors", "ids", "origin", "predicted", "rows", "statuses", "with_features",
+        "_blocks", "_buckets", "_counts", "_latencies", "_num_rows", "_numbers", "_strings", "_times", "buckets",
+        "by_row", "entities", "error_fields", "errors", "ids", "origin", "predicted", "rows", "statuses",
+        "with_features",
     )  # fmt: skip
 
-    def __init__(self, first: Call | Single, *, features: bool = True) -> None:
-        """first: such as all others; it has yet to be added."""
+    def __init__(self, first: Call | Single, *, features: bool = True, answers: bool = True) -> None:
+        """first: such as all others; it has yet to be added. answers: gather what was predicted, too."""
         self.origin: Origin = first.origin
-        self.predicted = first.predictions is not None
+        self.predicted = answers and first.predictions is not None
         self.by_row = not isinstance(first.id, str)
         self.with_features = features and first.columns is not None
         self._num_rows = 0
+        self._buckets = array("q")
         self._counts = array("q")
         self._times = array("d")
         self._latencies = array("d")
@@ -122,7 +124,7 @@ class Gathered:
         self._blocks = {
             name: Block(part)
             for name in _PARTS
-            if first.predictions is not None and (part := getattr(first.predictions, name)) is not None
+            if self.predicted and (part := getattr(first.predictions, name)) is not None
         }
 
     def adder(self) -> Callable[[Single], None]:
@@ -134,6 +136,8 @@ class Gathered:
             self._blocks[name].add if name in self._blocks else None for name in _PARTS
         )
         with_features = self.with_features
+        # An origin is of an experiment or of none, and with it all its rows.
+        add_bucket = self._buckets.append if self.origin.experiment is not None else None
         ids = self.ids.last
 
         def add(row: Single) -> None:
@@ -146,6 +150,8 @@ class Gathered:
                 add_number(columns.numbers)
                 for add_string, values in zip(add_strings, columns.strings, strict=True):
                     add_string(values[0])
+            if add_bucket is not None:
+                add_bucket(row.bucket)
             # Predictions of one model have the same parts: where the first has one, all have.
             predictions = row.predictions
             if add_label is not None:
@@ -239,8 +245,17 @@ class Gathered:
         """values: one a call; gives one a row."""
         return np.repeat(values, self.counts) if self._counts else values
 
-    def placed(self, places: Places) -> pa.Array:
-        """`rows` or `buckets`: an int64 for each row, null where there is none."""
+    def row_numbers(self) -> pa.Array:
+        """The position of each row in its call, int64; null where the id says it all."""
+        return self._placed(self.rows)
+
+    def bucket_numbers(self) -> pa.Array:
+        """The bucket of each row, int64; null outside experiments."""
+        if self._buckets:
+            return pa.array(np.frombuffer(self._buckets, dtype=np.int64))
+        return self._placed(self.buckets)
+
+    def _placed(self, places: Places) -> pa.Array:
         if not places:
             return pa.nulls(self.num_rows, pa.int64())
         if sum(len(values) for _, values in places) == self.num_rows:

@@ -86,7 +86,7 @@ class Call(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Single(msgspec.Struct, frozen=True, gc=False):
-    """A call of one row that was answered outside experiments, as nearly all requests are. All as in `Call`."""
+    """A call of one row that was answered, as nearly all are. All as in `Call`; bucket: -1 outside experiments."""
 
     num_rows: ClassVar[int] = 1
 
@@ -97,6 +97,7 @@ class Single(msgspec.Struct, frozen=True, gc=False):
     columns: Columns
     predictions: Predictions
     entity: str | None
+    bucket: int = -1
 
 
 class _Ids:
