@@ -23,7 +23,8 @@ from zaphod.monitoring.files import LogFiles
 from zaphod.monitoring.outcomes import OUTCOMES
 from zaphod.storage import open_storage
 
-_BATCH_ROWS = 262_144
+# Taken in together, of however many files: each time costs a pass over all that is there.
+_BATCH_ROWS = 1_048_576
 
 _TABLES = """
 CREATE TABLE predictions (
@@ -66,11 +67,14 @@ class Joined:
         """Takes in what is new. experiment: as it is now, perhaps in a later phase. Raises: StorageUnavailableError."""
         self._experiment = experiment
         # Outcomes first: their predictions were logged before them, and are all found then.
-        for path in self._outcomes.fresh():
-            self._take_outcomes(path)
+        told = self._outcomes.fresh()
+        for table in _tables(told, ["prediction_id", "field", "value", "text", "time"]):
+            self._take_outcomes(table)
+        for path in told:
             self._outcomes.forget_copy(path)
-        for path in self._logs.fresh():
-            self._take_predictions(path)
+        logged = self._logs.fresh()
+        self._take_predictions(logged)
+        for path in logged:
             self._logs.forget_copy(path)
 
     def look(self, *, now_s: float) -> list[PhaseData]:
@@ -78,34 +82,32 @@ class Joined:
         query = PhaseQuery(self._db, self._plan, mode=self._experiment.mode, now_s=now_s, covariates=self._covariates)
         return [query.phase(phase) for phase in self._experiment.phases]
 
-    def _take_outcomes(self, path: Path) -> None:
-        for table in _tables(path, ["prediction_id", "field", "value", "text", "time"]):
-            self._db.register("fresh", table)
-            self._db.execute(
-                """CREATE OR REPLACE TEMP TABLE taken AS
-                SELECT prediction_id AS id, field, arg_min(value, time) AS value, arg_min(text, time) AS text,
-                    epoch_us(min(time)) / 1e6 AS moment, count(*) AS times
-                FROM fresh GROUP BY ALL"""
-            )
-            self._db.execute(
-                """INSERT INTO doubled SELECT id FROM taken, range(times - 1)
-                UNION ALL SELECT id FROM taken SEMI JOIN outcomes USING (id, field)"""
-            )
-            self._db.execute(
-                "INSERT INTO outcomes SELECT id, field, value, text, moment FROM taken "
-                "ANTI JOIN outcomes USING (id, field)"
-            )
-            self._db.unregister("fresh")
+    def _take_outcomes(self, fresh: pa.Table) -> None:
+        self._db.register("fresh", fresh)
+        self._db.execute(
+            """CREATE OR REPLACE TEMP TABLE taken AS
+            SELECT prediction_id AS id, field, arg_min(value, time) AS value, arg_min(text, time) AS text,
+                epoch_us(min(time)) / 1e6 AS moment, count(*) AS times
+            FROM fresh GROUP BY ALL"""
+        )
+        self._db.execute(
+            """INSERT INTO doubled SELECT id FROM taken, range(times - 1)
+            UNION ALL SELECT id FROM taken SEMI JOIN outcomes USING (id, field)"""
+        )
+        self._db.execute(
+            "INSERT INTO outcomes SELECT id, field, value, text, moment FROM taken ANTI JOIN outcomes USING (id, field)"
+        )
+        self._db.unregister("fresh")
 
-    def _take_predictions(self, path: Path) -> None:
+    def _take_predictions(self, paths: Sequence[Path]) -> None:
         wanted = ["call", "row", "time", "experiment", "phase", "variant", "reason", "entity", "status", "latency_s"]
-        names = pq.read_schema(path).names
+        names = dict.fromkeys(name for path in paths for name in pq.read_schema(path).names)
         label = f"{OUTPUT}label"
         # Of several targets no label and no probability is the one that an outcome tells about.
         probabilities = [name for name in names if name.startswith(f"{OUTPUT}probability_") and label in names]
         values = [f"{OUTPUT}value", f"{OUTPUT}score", *probabilities[-1:]]
         features = [FEATURE + name for name in (*self._covariates, *self._segments)]
-        for table in _tables(path, [*wanted, label, *values, *features]):
+        for table in _tables(paths, [*wanted, label, *values, *features]):
             self._db.register("fresh", table)
             extras = "".join(
                 [
@@ -144,16 +146,34 @@ class Joined:
         return covariates + "".join(f", segment_{i}" for i in range(len(self._segments)))
 
 
-def _tables(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """A few rows at a time, with every column that is asked for, null where the file has it not."""
-    file = pq.ParquetFile(path)
-    there = [name for name in columns if name in file.schema_arrow.names]
-    for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=there):
-        table = pa.Table.from_batches([batch])
-        for name in columns:
-            if name not in there:
-                table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
-        yield table
+def _tables(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """So many rows at a time, with every column that is asked for, null where a file has it not."""
+    waiting: list[pa.Table] = []
+    for path in paths:
+        file = pq.ParquetFile(path)
+        there = [name for name in columns if name in file.schema_arrow.names]
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=there):
+            waiting.append(_plain(pa.Table.from_batches([batch]), columns))
+            if sum(table.num_rows for table in waiting) >= _BATCH_ROWS:
+                yield _joined(waiting)
+                waiting = []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _plain(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Without dictionaries, which another file may not have, and with nulls for what is missing."""
+    made = {name: pa.nulls(table.num_rows) for name in columns}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        made[name] = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    return pa.table(made)
+
+
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    table = pa.concat_tables(tables, promote_options="permissive")
+    return table.cast(
+        pa.schema([field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in table.schema])
+    )
 
 
 def _name(column: str) -> str:
