@@ -6,16 +6,12 @@ import datetime
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import pytest
 
-from tests import gcs
-from tests.conftest import ROOT, wait_for
-from zaphod import machine
+from tests.conftest import ROOT
 from zaphod.bundle import EXAMPLE, MANIFEST, SCHEMA, SKOPS, Manifest, seal
 from zaphod.commands.versions import garbage, previous_version
 from zaphod.errors import ConfigError, ModelLoadError, ModelNotFoundError, RegistryConflictError, ZaphodError
@@ -30,51 +26,6 @@ FILES = seal(
         EXAMPLE: b'{"x": 1.0}',
     },
 )
-
-
-@pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
-    """A local S3 server with an empty bucket; its address and credentials are in the environment."""
-    port = machine.free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_REGION": "eu-central-1",
-            "AWS_ENDPOINT_URL": url,
-            "AWS_ALLOW_HTTP": "true",
-        }.items():
-            patch.setenv(name, value)
-        wait_for(lambda: answers(url), what="the S3 server")
-        assert httpx.put(f"{url}/registries", headers=REGION, content=LOCATION).status_code == 200
-        yield "s3://registries"
-    process.kill()
-    process.wait()
-
-
-REGION = {"authorization": "AWS4-HMAC-SHA256 Credential=key/20260101/eu-central-1/s3/aws4_request"}
-LOCATION = (
-    "<CreateBucketConfiguration><LocationConstraint>eu-central-1</LocationConstraint></CreateBucketConfiguration>"
-)
-
-
-def answers(url: str) -> bool:
-    """Somebody listens and speaks HTTP."""
-    try:
-        httpx.get(url)
-    except httpx.TransportError:
-        return False
-    return True
-
-
-@pytest.fixture(scope="session")
-def gs() -> Iterator[str]:
-    """A stand-in for Google Cloud Storage with an empty bucket."""
-    with gcs.running():
-        yield "gs://registries"
 
 
 @pytest.fixture(params=["folder", "s3", "gs"])
