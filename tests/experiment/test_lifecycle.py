@@ -259,3 +259,5 @@ def test_a_breach_is_rolled_back_within_ten_seconds(registry: Registry, tmp_path
 
     assert ends == [End.ROLLED_BACK]
     assert took_s < 10.0
+    # It was not kept waiting until outcomes were joined.
+    assert looks[-1].analysis.current.outcomes.challenger.predictions == 0

@@ -6,7 +6,7 @@ import contextlib
 import enum
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from zaphod.errors import RegistryConflictError, StorageUnavailableError
@@ -15,6 +15,7 @@ from zaphod.experiment.joining import Joined
 from zaphod.experiment.lifecycle import promote, roll_back
 from zaphod.experiment.plan import Plan
 from zaphod.experiment.results import Analysis
+from zaphod.experiment.samples import PhaseData
 from zaphod.experiment.spec import Experiment
 from zaphod.experiment.verdict import Decision, Verdict, decide
 from zaphod.registry import Registry
@@ -60,7 +61,20 @@ class Watcher:
         began = time.monotonic()
         self._joined.refresh(self._experiment)
         moment = time.time() if now_s is None else now_s
-        analysis = analyse(self._plan, self._experiment.mode, self._joined.look(now_s=moment), now_s=moment)
+        return self._judge(self._joined.look(now_s=moment), now_s=moment, began=began)
+
+    def glance(self) -> Look | None:
+        """What cannot wait, on a log so large that a look takes long; None when nothing speaks for a roll-back.
+
+        Raises: StorageUnavailableError.
+        """
+        began, moment = time.monotonic(), time.time()
+        self._joined.refresh(self._experiment)
+        look = self._judge([self._joined.glance(now_s=moment)], now_s=moment, began=began)
+        return look if look.decision.verdict is Verdict.ROLL_BACK else None
+
+    def _judge(self, phases: Sequence[PhaseData], *, now_s: float, began: float) -> Look:
+        analysis = analyse(self._plan, self._experiment.mode, phases, now_s=now_s)
         decision = decide(self._plan, analysis)
         return Look(self._experiment, self._plan, analysis, decision, time.monotonic() - began)
 
@@ -73,7 +87,7 @@ class Watcher:
         if running is None or running.id != self._experiment.id:
             return End.ELSEWHERE
         self._experiment = running
-        look = self.look()
+        look = self.glance() or self.look()
         on_look(look)
         try:
             return self._act(look, may_promote=may_promote)

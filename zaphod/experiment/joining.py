@@ -82,6 +82,14 @@ class Joined:
         query = PhaseQuery(self._db, self._plan, mode=self._experiment.mode, now_s=now_s, covariates=self._covariates)
         return [query.phase(phase) for phase in self._experiment.phases]
 
+    def glance(self, *, now_s: float) -> PhaseData:
+        """The phase that runs, without outcomes: what guardrails and the check of the split need, sooner."""
+        query = PhaseQuery(
+            self._db, self._plan, mode=self._experiment.mode, now_s=now_s, covariates=self._covariates,
+            with_outcomes=False,
+        )  # fmt: skip
+        return query.phase(self._experiment.phase)
+
     def _take_outcomes(self, fresh: pa.Table) -> None:
         self._db.register("fresh", fresh)
         self._db.execute(

@@ -34,13 +34,22 @@ class PhaseQuery:
     """now_s: the moment of the look, seconds since the epoch. Tables: see `joining`."""
 
     def __init__(
-        self, db: duckdb.DuckDBPyConnection, plan: Plan, *, mode: Mode, now_s: float, covariates: Sequence[str]
+        self,
+        db: duckdb.DuckDBPyConnection,
+        plan: Plan,
+        *,
+        mode: Mode,
+        now_s: float,
+        covariates: Sequence[str],
+        with_outcomes: bool = True,
     ) -> None:
+        """with_outcomes: also what came of predictions, which takes most of the time; else no entity is complete."""
         self._db = db
         self._plan = plan
         self._mode = mode
         self._now_s = now_s
         self._covariates = list(covariates)
+        self._with_outcomes = with_outcomes
         per = [metric.per for metric in plan.metrics if metric.per is not None]
         self._fields = list(dict.fromkeys([*(metric.field for metric in plan.metrics), *per]))
 
@@ -58,7 +67,7 @@ class PhaseQuery:
             exposure=self._exposure(phase),
             crossed=0 if self._mode.paired else self._number("SELECT count(*) FROM firsts WHERE both_answered"),
             guarded=tuple(self._guarded(guardrail) for guardrail in self._plan.guardrails),
-            outcomes=self._outcomes(),
+            outcomes=self._outcomes() if self._with_outcomes else Outcomes(Coverage(0, 0, 0), Coverage(0, 0, 0)),
             observed=self._pairs() if self._mode.paired else self._entities(),
             unnamed=self._number("SELECT count(*) FROM firsts WHERE NOT named"),
         )
@@ -168,6 +177,8 @@ class PhaseQuery:
 
     def _counted(self) -> str:
         """Complete entities alone, and of those the predictions that are their observation."""
+        if not self._with_outcomes:
+            return "false"
         whole = self._plan.entity_window_s + self._plan.outcome_window_s
         mine = "p.id = f.first_id"
         if self._plan.entity_window_s > 0:

@@ -187,6 +187,23 @@ def by_entity(predictions: list[Prediction], now_s: float) -> dict[str, list[Pre
 NOW = BEGAN + 350.0
 
 
+@pytest.mark.parametrize("mode", [Mode.AB, Mode.SHADOW])
+def test_a_glance_is_a_look_without_outcomes(settings: LogSettings, mode: Mode) -> None:
+    """What guardrails and the check of the split are computed from is the same; no entity is complete."""
+    predictions = traffic(1, 300)
+    write(settings, [call(p, origin("challenger" if p.challenger else "champion", mode)) for p in predictions],
+          told(predictions))  # fmt: skip
+    joined = Joined(experiment(mode), PLAN, log_uri=settings.uri or "")
+    joined.refresh(experiment(mode))
+
+    (whole,), glance = joined.look(now_s=NOW), joined.glance(now_s=NOW)
+    joined.close()
+
+    assert whole.outcomes.champion.predictions > 0
+    assert dataclasses.replace(whole, observed=glance.observed, outcomes=glance.outcomes) == glance
+    assert len(glance.observed.complete_s) == 0
+
+
 def test_entities_are_added_up(settings: LogSettings) -> None:
     """Totals, counts, covariates, segments and order of the complete entities are those of a plain loop."""
     predictions = traffic(1, 600)
