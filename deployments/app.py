@@ -29,8 +29,10 @@ from zaphod.lookup import PublishedPredictions
 from zaphod.monitoring.log import open_log
 from zaphod.monitoring.outcomes import open_outcomes
 from zaphod.monitoring.record import Arm
+from zaphod.monitoring.segments import LogCounts
 from zaphod.registry import Registry
 from zaphod.served import Recording, ServedModel
+from zaphod.shadow import ShadowCounts
 
 _log = logging.getLogger("ray.serve")
 
@@ -61,7 +63,10 @@ class Ingress(GrpcMethods):
             reference: ServedModel.open(registry, reference, recording=recording) for reference in args.models
         }
         self._busyness = Busyness()
-        meter = Meter(replica=serve.get_replica_context().replica_tag, busyness=self._busyness)
+        meter = Meter(
+            replica=serve.get_replica_context().replica_tag, busyness=self._busyness, logged=self._log_counts,
+            shadows=self._shadow_counts,
+        )  # fmt: skip
         RayExport(meter).start()
         catalogue, scoring = Catalogue(self._models), Scoring(Batcher(max_rows=args.max_batch_rows))
         access = open_access(args.keys_file)
@@ -96,6 +101,18 @@ class Ingress(GrpcMethods):
 
     def record_autoscaling_stats(self) -> dict[str, float]:  # the name Ray looks for
         return {BUSY: self._busyness.measure()}
+
+    def _log_counts(self) -> LogCounts | None:
+        return None if self._log is None else self._log.counts
+
+    def _shadow_counts(self) -> dict[str, ShadowCounts]:
+        """By model, of the experiments that run in the shadow."""
+        trials = {reference: served.snapshot().trial for reference, served in self._models.items()}
+        return {
+            reference: trial.shadow.counts
+            for reference, trial in trials.items()
+            if trial is not None and trial.shadow is not None
+        }
 
     def check_health(self) -> None:
         """A replica is healthy when each of its models predicts. Raises: PredictionError."""

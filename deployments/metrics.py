@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import bisect
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from deployments.scaling import Busyness
+from zaphod.monitoring.segments import LogCounts
 from zaphod.served import Scored, Stamp
+from zaphod.shadow import ShadowCounts
 
 # Resolves 100 us where compiled models answer, and reaches to time-outs.
 BOUNDS_S = (
@@ -57,9 +59,19 @@ class Cell:
 class Meter:
     """Counts on the event loop alone; read from other threads, which may see a request half counted."""
 
-    def __init__(self, *, replica: str, busyness: Busyness) -> None:
+    def __init__(
+        self,
+        *,
+        replica: str,
+        busyness: Busyness,
+        logged: Callable[[], LogCounts | None] = lambda: None,
+        shadows: Callable[[], Mapping[str, ShadowCounts]] = dict,
+    ) -> None:
+        """logged: what the prediction log has counted. shadows: the same of challengers in the shadow, by model."""
         self.replica = replica
         self._busyness = busyness
+        self._logged = logged
+        self._shadows = shadows
         self._cells: dict[Labels, Cell] = {}
         self._usual: dict[tuple[int, str], tuple[Stamp, Cell]] = {}
 
@@ -108,8 +120,33 @@ class Meter:
             *(line for labels, cell in cells.items() for line in self._histogram(labels, cell)),
             *_family("zaphod_replica_busy_ratio", "gauge", "Share of time in which the event loop had work."),
             f'zaphod_replica_busy_ratio{{replica="{self.replica}"}} {self._busyness.ratio:.4f}',
+            *self._log_lines(),
+            *self._shadow_lines(),
         ]
         return ("\n".join(lines) + "\n").encode()
+
+    def _log_lines(self) -> Iterator[str]:
+        counts = self._logged()
+        if counts is None:
+            return
+        yield from _family("zaphod_log_rows_total", "counter", "Rows of the prediction log.")
+        for state, value in (("written", counts.written), ("dropped", counts.dropped)):
+            yield f'zaphod_log_rows_total{{state="{state}",replica="{self.replica}"}} {value}'
+        yield from _family("zaphod_log_waiting_rows", "gauge", "Rows that are in no file yet.")
+        yield f'zaphod_log_waiting_rows{{replica="{self.replica}"}} {counts.waiting}'
+
+    def _shadow_lines(self) -> Iterator[str]:
+        shadows = self._shadows()
+        if not shadows:
+            return
+        yield from _family("zaphod_shadow_rows_total", "counter", "Copies for the challenger in the shadow.")
+        for model, counts in shadows.items():
+            labels = f'model="{_escape(model)}",replica="{self.replica}"'
+            for state, value in (("scored", counts.scored), ("dropped", counts.dropped), ("lost", counts.lost)):
+                yield f'zaphod_shadow_rows_total{{state="{state}",{labels}}} {value}'
+        yield from _family("zaphod_shadow_deaths_total", "counter", "How often its process was ended or died.")
+        for model, counts in shadows.items():
+            yield f'zaphod_shadow_deaths_total{{model="{_escape(model)}",replica="{self.replica}"}} {counts.deaths}'
 
     def _histogram(self, labels: Labels, cell: Cell) -> Iterator[str]:
         name, written = "zaphod_request_duration_seconds", self._labels(labels)

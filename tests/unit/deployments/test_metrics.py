@@ -9,8 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.metrics import BOUNDS_S, Labels, Meter
 from deployments.scaling import Busyness
+from zaphod.monitoring.segments import LogCounts
 from zaphod.predictor import Predictions
 from zaphod.served import Scored, Stamp
+from zaphod.shadow import ShadowCounts
 
 LABELS = Labels(model="fraud", version=3, variant="champion", protocol="plain", outcome="ok")
 
@@ -93,3 +95,25 @@ def test_each_answer_counts_for_who_gave_it(meter: Meter) -> None:
         labels = f'version="{version}",variant="{variant}",protocol="plain",outcome="{outcome}"'
         assert f'zaphod_requests_total{{model="fraud",{labels},replica="abc"}} 3' in text
         assert f'zaphod_rows_total{{model="fraud",{labels},replica="abc"}} 6' in text
+
+
+def test_what_the_log_and_the_shadow_left_out_is_shown() -> None:
+    """Rows that were dropped, for want of room or of time, and how often a challenger died."""
+    meter = Meter(
+        replica="abc",
+        busyness=Busyness(),
+        logged=lambda: LogCounts(written=90, dropped=7, waiting=3),
+        shadows=lambda: {"fraud": ShadowCounts(offered=100, dropped=20, scored=70, lost=10, deaths=2)},
+    )
+
+    found = {
+        (sample.name, sample.labels.get("state", "")): sample.value
+        for family in text_string_to_metric_families(meter.text().decode())
+        for sample in family.samples
+        if sample.labels["replica"] == "abc" and sample.labels.get("model", "fraud") == "fraud"
+    }
+
+    assert (found["zaphod_log_rows_total", "written"], found["zaphod_log_rows_total", "dropped"]) == (90, 7)
+    assert found["zaphod_log_waiting_rows", ""] == 3
+    assert [found["zaphod_shadow_rows_total", state] for state in ("scored", "dropped", "lost")] == [70, 20, 10]
+    assert found["zaphod_shadow_deaths_total", ""] == 2
