@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from zaphod.columns import Columns
 from zaphod.errors import InvalidInputError, ZaphodError
 from zaphod.monitoring.log import PredictionLog
-from zaphod.monitoring.record import Call, Origin, Single, Status
+from zaphod.monitoring.record import Call, Origin, Status
 from zaphod.predictor import Predictions
 from zaphod.trial import Part, Split
 
@@ -37,12 +37,8 @@ class Recorder:
     def answered(
         self, columns: Columns, predictions: Predictions, *, latency_s: float, entities: Names, ids: Ids
     ) -> None:
-        """A whole call outside an experiment: what nearly all are, so nothing is done twice."""
-        num_rows = len(columns.numbers)
-        if num_rows == 1 and isinstance(ids, str):
-            entity = None if entities is None else entities[0]
-            self.log.put(Single(self.origin, ids, time.time(), latency_s, columns, predictions, entity))
-            return
+        """A whole call of several rows outside an experiment: nothing is done twice."""
+        num_rows = columns.num_rows
         self.log.put(
             Call(
                 origin=self.origin,

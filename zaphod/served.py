@@ -126,7 +126,11 @@ class Snapshot:
             recorder.record(part, columns, entities=entities, ids=ids)
             raise
         latency_s = time.perf_counter() - began
-        recorder.answered(columns, predictions, latency_s=latency_s, entities=entities, ids=ids)
+        if len(columns.numbers) == 1 and isinstance(ids, str):
+            entity = None if entities is None else entities[0]
+            recorder.log.put(Single(recorder.origin, ids, time.time(), latency_s, columns, predictions, entity))
+        else:
+            recorder.answered(columns, predictions, latency_s=latency_s, entities=entities, ids=ids)
         return Scored(predictions=predictions, stamps=(self.stamp,), ids=ids)
 
     def refuse(
