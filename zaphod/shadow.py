@@ -1,8 +1,8 @@
 """Gives a challenger in the shadow copies of what the champion was asked, in a process of its own.
 
 Nothing that the challenger does can reach an answer: it may raise, crash, hang or eat memory. What it is given is
-bounded and dropped when it is too slow; the process runs when nothing else wants the processor, is ended when it does
-not answer or grows too large, and started again after a pause.
+bounded and dropped when it is too slow; the process has the lowest priority, is ended when it does not answer or grows
+too large, and started again after a pause.
 """
 
 from __future__ import annotations
@@ -172,7 +172,6 @@ class ShadowWorker:
         self._process = subprocess.Popen(  # our own command
             [sys.executable, "-m", "zaphod.shadow_process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ
         )
-        set_aside(self._process.pid)
         cause = self._exchange(msgspec.json.encode(self._task), _START_S)
         if cause is None:
             return True
@@ -305,12 +304,3 @@ class Patience:
             times = self._process.cpu_times()
             return times.user + times.system
         return 0.0
-
-
-def set_aside(pid: int) -> None:
-    """The process, and what it starts, runs only when nothing else wants the processor."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, pid, 19)
-    if hasattr(os, "SCHED_IDLE"):
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))

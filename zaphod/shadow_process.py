@@ -27,7 +27,9 @@ from zaphod.shadow import ACK, LENGTH, ShadowTask
 
 def main() -> None:
     """Until the end of the input."""
-    # The first to go when memory is short.
+    # Lowest priority, and the first to go when memory is short.
+    with contextlib.suppress(OSError):
+        os.nice(19)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     # Whatever a model prints must not be taken for an acknowledgement.
