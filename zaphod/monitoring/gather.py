@@ -77,14 +77,14 @@ class Block:
         self.add = self._add_objects if like.dtype.hasobject else self._raw.write  # type: ignore[assignment]  # a buffer
 
     def _add_objects(self, values: NDArray[np.generic]) -> None:
-        self._objects.extend(values.tolist())
+        self._objects.extend(values.ravel().tolist())
 
     def array(self) -> NDArray[np.generic]:
         """Shares its memory with the block. Raises: ValueError when the parts were not of one width."""
         if self._dtype.hasobject:
             made = np.empty(len(self._objects), dtype=object)
             made[:] = self._objects
-            return made
+            return made.reshape(-1, *self._width)
         return np.frombuffer(self._raw.getbuffer(), dtype=self._dtype).reshape(-1, *self._width)
 
 

@@ -21,6 +21,7 @@ from tests.conftest import wait_for
 from zaphod.columns import Columns, RowDecoder
 from zaphod.errors import StorageUnavailableError
 from zaphod.monitoring.encode import RecordEncoder
+from zaphod.monitoring.gather import Block
 from zaphod.monitoring.log import PredictionLog, open_log
 from zaphod.monitoring.policy import Hasher
 from zaphod.monitoring.record import Arm, Call, Origin, Single, Status, new_id
@@ -125,6 +126,16 @@ def test_single_rows_keep_what_is_theirs(log: PredictionLog, tmp_path: Path) -> 
     assert log.counts.written == 2_506
     hours = {path.parent.name for path in tmp_path.rglob("*.parquet")}
     assert len(hours) == 2
+
+
+def test_labels_of_several_targets_stay_with_their_rows() -> None:
+    """A label for each target in each row, of whatever type."""
+    for labels in (np.array([["a", "x"], ["b", "y"]], dtype=object), np.array([[1, 2], [3, 4]])):
+        block = Block(labels)
+        for row in labels:
+            block.add(np.ascontiguousarray(row.reshape(1, 2)))
+
+        assert block.array().tolist() == labels.tolist()
 
 
 def test_probabilities_may_lie_column_by_column(log: PredictionLog, tmp_path: Path) -> None:
