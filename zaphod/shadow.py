@@ -217,10 +217,10 @@ class ShadowWorker:
     def _bury(self, frame: bytes | None, cause: str) -> None:
         if self._stop.is_set():
             return
-        self._deaths += 1
         for call in () if frame is None else calls_of(frame, self._origin):
             self._lost += call.num_rows
             self._log.put(msgspec.structs.replace(call, status=Status.FAILED, error=cause))
+        self._deaths += 1  # after what it lost: who sees the death sees that too
         _log.warning("the shadow's process was ended; it is started again", extra={"cause": cause})
         self._end()
         self._rest()
