@@ -373,6 +373,9 @@ class KafkaConsumer:
     ) -> None:
         try:
             with held.lock:
+                if held.in_doubt and self._states.newest(batch.partition).epoch != held.state.epoch:
+                    # A broker may leave this unsaid: the commit of one who was fenced then never ends.
+                    raise fenced(batch.partition)
                 held.in_doubt = True  # until it is over the lease cannot be renewed; by then it has been
                 held.writer.write(token, writes, next_offset=next_offset)
                 held.in_doubt = False

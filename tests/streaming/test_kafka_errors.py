@@ -9,6 +9,7 @@ import pytest
 
 from streaming.queues.base import Cursor, MicroBatch, NewEvent, Output
 from streaming.queues.kafka import KafkaConsumer, KafkaQueue
+from streaming.queues.kafka_writer import PartitionWriter
 from tests.streaming import mock_kafka
 from tests.streaming.mock_kafka import MockCluster
 from zaphod.errors import ConfigError, FencedError, QueueUnavailableError
@@ -93,6 +94,31 @@ def test_a_fenced_producer_loses_its_partition(
     assert consumer.partitions == frozenset()
     with pytest.raises(FencedError):
         commit(consumer, batch)
+
+
+def test_a_commit_that_never_ends_is_given_up_once_another_has_the_partition(
+    queue: KafkaQueue, consumer: KafkaConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that lets the fenced wait instead of telling them: they see it by the lease."""
+
+    def wait(*_: object, **__: object) -> None:
+        raise QueueUnavailableError("timed out")
+
+    batch = polled(consumer)
+    with monkeypatch.context() as patch:
+        patch.setattr(PartitionWriter, "write", wait)
+        for _ in range(2):  # nobody else has it
+            with pytest.raises(QueueUnavailableError):
+                commit(consumer, batch)
+    successor = queue.consumer("other", lease_s=30)
+    assert successor.acquire(0, steal=True) is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(PartitionWriter, "write", wait)
+        with pytest.raises(FencedError):
+            commit(consumer, batch)
+
+    assert consumer.partitions == frozenset()
+    successor.close()
 
 
 def test_a_commit_goes_on_when_the_cluster_is_back(
