@@ -11,7 +11,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol, TypeAlias
+from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 
 from zaphod.errors import DecodeError, InvalidInputError, SchemaMismatchError
 from zaphod.schema import MAX_EXACT_INT, DType, Field, OutOfDomain, Schema
+
+DataT = TypeVar("DataT")
+ReadT = TypeVar("ReadT")
 
 # A caller's own field names and values may be long; a message quotes no more than this.
 _MAX_MESSAGE_CHARS = 300
@@ -94,30 +97,23 @@ class RowDecoder:
 
     def decode_row(self, data: bytes | bytearray | memoryview | msgspec.Raw) -> Row:
         """Raises: InvalidInputError naming field and reason; DecodeError when it is not JSON."""
-        try:
-            return self._exact.row(data)
-        except InvalidInputError as error:
-            if not may_be_whole(error.message):
-                raise
-            return self._lenient.row(data)
+        return self._read(_Reader.row, data)
 
     def decode_rows(self, data: bytes | bytearray | memoryview | msgspec.Raw) -> list[Row]:
         """A JSON array of rows. Raises as `decode_row`."""
-        try:
-            return self._exact.rows(data)
-        except InvalidInputError as error:
-            if not may_be_whole(error.message):
-                raise
-            return self._lenient.rows(data)
+        return self._read(_Reader.rows, data)
 
     def decode_request(self, data: bytes) -> list[Row]:
         """`{"rows": [{…}]}`, `rows` first, or one row `{…}`. Raises as `decode_row`."""
+        return self._read(_Reader.request, data)
+
+    def _read(self, read: Callable[[_Reader, DataT], ReadT], data: DataT) -> ReadT:
         try:
-            return self._exact.request(data)
+            return read(self._exact, data)
         except InvalidInputError as error:
             if not may_be_whole(error.message):
                 raise
-            return self._lenient.request(data)
+            return read(self._lenient, data)
 
     def convert_row(self, row: object) -> Row:
         """A row that is already a dict of JSON values. Raises: InvalidInputError."""
