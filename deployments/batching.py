@@ -10,8 +10,9 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -122,8 +123,8 @@ def join(columns: Sequence[Columns]) -> Columns:
 
 def part(scored: Scored, start: int, end: int, *, ids: str | None = None) -> Scored:
     """The rows from `start` up to `end`, with the stamps that they have, under their own id."""
-    values = {name.name: getattr(scored.predictions, name.name) for name in fields(Predictions)}
-    predictions = Predictions(**{name: None if value is None else value[start:end] for name, value in values.items()})
+    parts = msgspec.structs.astuple(scored.predictions)
+    predictions = Predictions(*(None if values is None else values[start:end] for values in parts))
     if scored.stamp_index is None:
         return Scored(predictions, scored.stamps, ids=ids)
     index = scored.stamp_index[start:end]

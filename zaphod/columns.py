@@ -36,8 +36,7 @@ _TOO_LARGE = f"Expected an integer of at most {MAX_EXACT_INT} in size, got a lar
 _STARTS_WITH_ROWS = re.compile(rb'\s*\{\s*"rows"\s*:')
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
+class Columns(msgspec.Struct, frozen=True, gc=False):
     """Rows that have passed the schema.
 
     numbers: float64, shape (n_rows, n_number_fields), C-contiguous, finite or NaN; NaN is null; bool is 0 or 1;

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,8 +12,7 @@ from zaphod.columns import Columns
 from zaphod.schema import Output
 
 
-@dataclass(frozen=True, slots=True)
-class Predictions:
+class Predictions(msgspec.Struct, frozen=True, gc=False):
     """What a model says about n_rows rows, in their order. What the task does not have is None.
 
     labels: shape (n_rows,), the dtype of the estimator's classes (int64, float64, bool or object of str): classifiers,

@@ -53,8 +53,7 @@ class Stamp:
     bundle_sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
+class Scored(msgspec.Struct, frozen=True, gc=False):
     """Predictions with the stamps of the variants that made them.
 
     stamp_index: position in `stamps` of each row's variant; None when one variant answered all rows. ids: the
