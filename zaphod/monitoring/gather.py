@@ -182,7 +182,10 @@ class Gathered:
             self.ids.extend(call.id)
         else:
             self.ids.append(call.id)  # type: ignore[arg-type]  # as `by_row` says
-        self.entities.add([None] * num_rows if entities is None else entities)
+        if entities is None:
+            # Thousands of None would take longer than all else that is done with the call here.
+            entities = [None] * num_rows if num_rows < _PACK_ROWS else pa.nulls(num_rows, pa.string())
+        self.entities.add(entities)
         if self.with_features and columns is not None:
             self._numbers.add(np.ascontiguousarray(columns.numbers))
             for texts, values in zip(self._strings, columns.strings, strict=True):

@@ -147,6 +147,20 @@ def test_probabilities_may_lie_column_by_column(log: PredictionLog, tmp_path: Pa
     assert [record["output.probability_yes"] for record in read(tmp_path)] == [0.75, 0.5]
 
 
+def test_only_words_are_looked_up_in_a_dictionary(log: PredictionLog, tmp_path: Path) -> None:
+    """Numbers that differ from row to row would take several times as long as all else that is done for a row."""
+    log.put(answered())
+    assert log.flush()
+    [path] = (tmp_path / "log").rglob("*.parquet")
+    group = pq.read_metadata(path).row_group(0)
+    encodings = {group.column(i).path_in_schema: group.column(i).encodings for i in range(group.num_columns)}
+
+    words = {name for name, used in encodings.items() if "RLE_DICTIONARY" in used}
+
+    assert {"arm", "model", "variant", "output.label"} <= words
+    assert words.isdisjoint({"time", "row", "version", "latency_s", "feature.amount", "feature.count"})
+
+
 @pytest.mark.parametrize("compression", ["none", "lz4", "zstd"])
 def test_files_are_read_whatever_their_compression(tmp_path: Path, compression: str) -> None:
     """The records are the same; a column in which nothing is missing says so."""
