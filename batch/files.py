@@ -7,20 +7,24 @@ import hashlib
 import io
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 
 from zaphod.location import Location
 
+_WRITEBACK_BYTES = 4 * 1024 * 1024
+
 
 class HashingSink(io.RawIOBase):
-    """Passes bytes on and keeps their sha256 and number."""
+    """Passes bytes on and keeps their sha256 and number. on_bytes: told how many there are after each write."""
 
-    def __init__(self, target: pa.NativeFile) -> None:
+    def __init__(self, target: IO[bytes] | pa.NativeFile, *, on_bytes: Callable[[int], None] | None = None) -> None:
         super().__init__()
         self._target = target
+        self._on_bytes = on_bytes
         self._digest = hashlib.sha256()
         self.num_bytes = 0
 
@@ -32,6 +36,8 @@ class HashingSink(io.RawIOBase):
         self._target.write(data)
         self._digest.update(data)
         self.num_bytes += size
+        if self._on_bytes is not None:
+            self._on_bytes(self.num_bytes)
         return size
 
     @property
@@ -54,10 +60,28 @@ def write_whole(folder: Location, name: str, *, temporary: str) -> Iterator[Hash
     staged.parent.mkdir(parents=True, exist_ok=True)
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     try:
-        with pa.OSFile(str(staged), "wb") as file:
-            yield HashingSink(file)
-        with staged.open("rb") as written:
-            os.fsync(written.fileno())
+        with staged.open("wb") as file:
+            yield HashingSink(file, on_bytes=_Writeback(file.fileno()).begin)
+            file.flush()
+            os.fsync(file.fileno())
         staged.replace(target)
     finally:
         staged.unlink(missing_ok=True)
+
+
+class _Writeback:
+    """Has the kernel bring a growing file to the disk while more of it is made: `fsync` finds little left to wait for.
+
+    And what is written does not heap up in memory, until every process that writes is made to wait.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._begun = 0
+
+    def begin(self, num_bytes: int) -> None:
+        """num_bytes: the length of the file so far."""
+        if num_bytes - self._begun >= _WRITEBACK_BYTES:
+            # Of pages that have yet to be written it drops none.
+            os.posix_fadvise(self._descriptor, self._begun, num_bytes - self._begun, os.POSIX_FADV_DONTNEED)
+            self._begun = num_bytes
