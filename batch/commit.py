@@ -122,23 +122,30 @@ class Staging:
         return self.storage.exists(f"{self.published}/{SUCCESS}")
 
     def leave_receipt(self, receipt: Receipt) -> None:
-        """The unit's files are in place and whole before this is called."""
-        self.storage.replace(f".staging/{self.run_id}/receipts/{receipt.unit}.json", msgspec.json.encode(receipt))
+        """The unit's files are in place and whole before this is called.
+
+        Not waited for: a receipt that is lost with the machine's power costs its unit's time again and no more.
+        """
+        path = f".staging/{self.run_id}/receipts/{receipt.unit}.json"
+        self.storage.replace(path, msgspec.json.encode(receipt), durable=False)
 
     def receipts(self) -> dict[str, Receipt]:
         """Of the finished units whose files are still there with the size they had."""
         folder = f".staging/{self.run_id}/receipts"
-        found = [
-            msgspec.json.decode(self.storage.read(f"{folder}/{name}"), type=Receipt)
-            for name in self.storage.names(folder)
-        ]
-        return {receipt.unit: receipt for receipt in found if self._is_whole(receipt)}
+        found = {}
+        for name in self.storage.names(folder):
+            # One that the machine's end left empty is none.
+            with contextlib.suppress(msgspec.MsgspecError):
+                receipt = msgspec.json.decode(self.storage.read(f"{folder}/{name}"), type=Receipt)
+                if self._is_whole(receipt):
+                    found[receipt.unit] = receipt
+        return found
 
     def note_attempt(self, unit: str) -> int:
         """How often this job has begun the unit, this time included: a process that dies leaves no other trace."""
         path = f".staging/{self.run_id}/attempts/{unit}"
-        attempt = int(self.storage.read(path)) + 1 if self.storage.exists(path) else 1
-        self.storage.replace(path, str(attempt).encode())
+        attempt = int(self.storage.read(path) or 0) + 1 if self.storage.exists(path) else 1
+        self.storage.replace(path, str(attempt).encode(), durable=False)
         return attempt
 
     def forget_attempts(self) -> None:

@@ -35,8 +35,11 @@ class Storage(Protocol):
         """Raises: FileExistsError when the path is taken; of racing writers exactly one succeeds."""
         ...
 
-    def replace(self, path: str, data: bytes) -> None:
-        """Creates or replaces; the last writer wins."""
+    def replace(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        """Creates or replaces; the last writer wins.
+
+        durable: on disk when this returns. Else it may be missing or empty after the machine has lost its power.
+        """
         ...
 
     def exists(self, path: str) -> bool: ...
@@ -76,9 +79,9 @@ class LocalStorage:
         finally:
             staged.unlink()
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: bytes, *, durable: bool = True) -> None:
         target = self._inside(path)
-        _stage(target, data).replace(target)
+        _stage(target, data, durable=durable).replace(target)
 
     def _inside(self, path: str) -> Path:
         target = self._root
@@ -138,7 +141,7 @@ class ObjectStorage:
             if not data or self.read(path) != data:
                 raise
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: bytes, *, durable: bool = True) -> None:
         with _translated(self.uri):
             obstore.put(self._store, _checked(path), data)
 
@@ -180,8 +183,8 @@ def _checked(path: str) -> str:
     return path
 
 
-def _stage(target: Path, data: bytes) -> Path:
-    """The data, on disk to stay, in a hidden file beside its target."""
+def _stage(target: Path, data: bytes, *, durable: bool = True) -> Path:
+    """The data, on disk to stay if so wanted, in a hidden file beside its target."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".staged-", dir=target.parent)
@@ -191,8 +194,9 @@ def _stage(target: Path, data: bytes) -> Path:
         ) from error
     with os.fdopen(handle, "wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     staged = Path(name)
     staged.chmod(0o644)
     return staged
