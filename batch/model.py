@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from batch.lean import spare_pandas
 from zaphod.errors import ConfigError, ModelLoadError
 from zaphod.predictor import Predictor
 from zaphod.registry import Reference, Registry
@@ -53,6 +54,8 @@ def load_model(version: Version) -> Model:
     bundle = Registry.open(version.registry).load(version.name, version.version)
     if bundle.sha256 != version.bundle_sha256:
         raise ModelLoadError(f"Cannot score with {version}: its bundle was changed since the job started.")
+    if bundle.manifest.engine == "onnx":
+        spare_pandas()
     profile = bundle.files.get(_PROFILE)
     return Model(
         schema=bundle.schema,
