@@ -90,7 +90,7 @@ class RecordEncoder:
             "time": pa.array(gathered.spread((gathered.times * 1e6).astype(np.int64))).cast(_TIME),
             "arm": constant(origin.arm, total),
             "model": constant(origin.model, total),
-            "version": pa.repeat(pa.scalar(origin.version, pa.int32()), total),
+            "version": pa.array(np.full(total, origin.version, dtype=np.int32)),
             "bundle": constant(origin.bundle_sha256, total),
             "experiment": constant(origin.experiment, total),
             "phase": pa.repeat(pa.scalar(origin.phase, pa.int32()), total),
@@ -117,6 +117,8 @@ class RecordEncoder:
         match self._entity:
             case LogPolicy.KEEP:
                 return entities
+            case LogPolicy.HASH if entities.null_count == len(entities):
+                return constant(None, len(entities))
             case LogPolicy.HASH:
                 return self._hasher.texts(entities)
             case LogPolicy.DROP:

@@ -65,16 +65,36 @@ class Texts:
 class Block:
     """Arrays of one kind, of one column or several, one after the other."""
 
-    __slots__ = ("_dtype", "_objects", "_raw", "_width", "add")
+    __slots__ = ("_dtype", "_objects", "_raw", "_whole", "_width", "add")
 
     def __init__(self, like: NDArray[np.generic]) -> None:
         self._dtype = like.dtype
         self._width = like.shape[1:]
         self._objects: list[object] = []
+        self._whole: list[NDArray[np.generic]] = []
         self._raw = io.BytesIO()
         # Bound here, so that a single row takes no step more than it must.
         self.add: Callable[[NDArray[np.generic]], object]
         self.add = self._add_objects if like.dtype.hasobject else self._raw.write  # type: ignore[assignment]  # a buffer
+
+    def add_rows(self, values: NDArray[np.generic]) -> None:
+        """Of a call. Thousands of rows are kept as they are: a copy would take longer than all else here."""
+        if self._dtype.hasobject or len(values) < _PACK_ROWS:
+            # Some estimators give probabilities column by column.
+            self.add(np.ascontiguousarray(values))
+            return
+        self._set_aside()
+        self._whole.append(values)
+
+    def _set_aside(self) -> None:
+        """What came in pieces so far."""
+        if self._raw.tell():
+            self._whole.append(self._pieces())
+            self._raw = io.BytesIO()
+            self.add = self._raw.write  # type: ignore[assignment]  # as above
+
+    def _pieces(self) -> NDArray[np.generic]:
+        return np.frombuffer(self._raw.getbuffer(), dtype=self._dtype).reshape(-1, *self._width)
 
     def _add_objects(self, values: NDArray[np.generic]) -> None:
         self._objects.extend(values.ravel().tolist())
@@ -85,7 +105,10 @@ class Block:
             made = np.empty(len(self._objects), dtype=object)
             made[:] = self._objects
             return made.reshape(-1, *self._width)
-        return np.frombuffer(self._raw.getbuffer(), dtype=self._dtype).reshape(-1, *self._width)
+        if not self._whole:
+            return self._pieces()
+        self._set_aside()
+        return np.concatenate(self._whole) if len(self._whole) > 1 else self._whole[0]
 
 
 class Gathered:
@@ -168,7 +191,7 @@ class Gathered:
         return add
 
     def add(self, call: Call) -> None:
-        """Everything is copied; the call is forgotten."""
+        """All but long arrays is copied; the call is forgotten."""
         num_rows, columns, predictions, entities = call.num_rows, call.columns, call.predictions, call.entities
         if call.rows is not None:
             self.rows.append((self._num_rows, call.rows))
@@ -187,12 +210,11 @@ class Gathered:
             entities = [None] * num_rows if num_rows < _PACK_ROWS else pa.nulls(num_rows, pa.string())
         self.entities.add(entities)
         if self.with_features and columns is not None:
-            self._numbers.add(np.ascontiguousarray(columns.numbers))
+            self._numbers.add_rows(columns.numbers)
             for texts, values in zip(self._strings, columns.strings, strict=True):
                 texts.add(values)
         for name, block in self._blocks.items():
-            # Some estimators give probabilities column by column.
-            block.add(np.ascontiguousarray(getattr(predictions, name)))
+            block.add_rows(getattr(predictions, name))
         if predictions is None:
             self.statuses.append(call.status)
             self.errors.append(call.error)

@@ -1,6 +1,7 @@
 """One record for every prediction in every arm: what the arms hand over, and what stands in the log.
 
-A call is handed over by reference. The log takes it apart at once and keeps nothing of it but values.
+A call is handed over by reference. The log takes it apart at once and keeps nothing of it but values; of thousands of
+rows the arrays themselves, which nobody may change any more.
 A record's prediction id is its `call` when `row` is null, else `<call>-<row>`.
 """
 

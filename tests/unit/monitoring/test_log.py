@@ -161,6 +161,31 @@ def test_only_words_are_looked_up_in_a_dictionary(log: PredictionLog, tmp_path: 
     assert words.isdisjoint({"time", "row", "version", "latency_s", "feature.amount", "feature.count"})
 
 
+def test_calls_of_thousands_of_rows_stand_among_small_ones(log: PredictionLog, tmp_path: Path) -> None:
+    """Each row keeps its values, in the order in which the calls came."""
+    amounts: list[float] = []
+    for number, num_rows in enumerate((2, 3_000, 5, 1_024, 2_000, 1)):
+        values = np.arange(num_rows, dtype=np.float64) + 10_000 * number
+        numbers = np.stack([values, np.ones(num_rows), np.full(num_rows, 5.0)], axis=1)
+        shares = np.stack([1 - values / 1e6, values / 1e6]).T
+        words = tuple(pa.array(["x"] * num_rows) for _ in SCHEMA.string_fields)
+        given = Predictions(labels=np.array(["no"] * num_rows, dtype=object), probabilities=shares)
+        log.put(
+            Call(
+                origin=ORIGIN, id=f"c{number}", served_s=NOON + number, num_rows=num_rows, rows=np.arange(num_rows),
+                columns=Columns(numbers, words), predictions=given,
+            )
+        )  # fmt: skip
+        amounts += values.tolist()
+    assert log.flush()
+
+    records = read(tmp_path)
+
+    assert [record["feature.amount"] for record in records] == amounts
+    assert [record["output.probability_yes"] for record in records] == [amount / 1e6 for amount in amounts]
+    assert {record["entity"] for record in records} == {None}
+
+
 @pytest.mark.parametrize("compression", ["none", "lz4", "zstd"])
 def test_files_are_read_whatever_their_compression(tmp_path: Path, compression: str) -> None:
     """The records are the same; a column in which nothing is missing says so."""
