@@ -1,92 +1,111 @@
-"""Copies of rows on their way to the process of a challenger in the shadow."""
+"""Copies of rows on their way to the process of a challenger in the shadow.
+
+A copy is bytes from the moment it is taken: a row costs the champion one call, and the thread that ships copies has
+nothing left to do with them but to write, so that it does not hold up answers either.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
-from zaphod.columns import Columns, from_table
-from zaphod.monitoring.gather import Gathered
+from zaphod.columns import Columns
 from zaphod.monitoring.record import Call, Origin, Single
 
 # One portion is answered at once: so many calls at most are lost when it kills the process.
 _MAX_CALLS = 256
-_CALL, _ROW, _ENTITY, _BUCKET, _TIME, _INDEX = "_call", "_row", "_entity", "_bucket", "_time", "_index"
+# MessagePack's mark of an array whose length has four bytes.
+_ARRAY = b"\xdd"
+_HEAD_BYTES = 5
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class _Copy(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A call. Fields as in `Call`; numbers: as they are in memory, row by row."""
+
+    id: str | list[str]
+    served_s: float
+    num_rows: int
+    numbers: bytearray
+    strings: tuple[list[str | None], ...]
+    entities: list[str | None]
+    buckets: list[int] | None
+    rows: list[int] | None
+
+
+_decoder = msgspec.msgpack.Decoder(list[_Copy])
 
 
 class Portion:
-    """Calls that go over together: all of single rows, or all of several."""
+    """Calls that go over together."""
 
-    def __init__(self, first: Call | Single) -> None:
-        """first: has yet to be added."""
-        self._gathered = Gathered(first, answers=False)
-        self._add_one = self._gathered.adder() if isinstance(first, Single) else None
+    def __init__(self) -> None:
+        self.num_rows = 0
         self._num_calls = 0
+        self._frame = bytearray(_HEAD_BYTES)
 
     @property
-    def num_rows(self) -> int:
-        return self._gathered.num_rows
-
-    def takes(self, item: Call | Single) -> bool:
-        """There is room, and it is like the others."""
-        return (
-            self._num_calls < _MAX_CALLS
-            and isinstance(item, Single) is (self._add_one is not None)
-            and isinstance(item.id, str) is not self._gathered.by_row
-        )
+    def full(self) -> bool:
+        return self._num_calls >= _MAX_CALLS
 
     def add(self, item: Call | Single) -> None:
-        """Copies it."""
+        """Copies it. Raises: what the encoder does, of strings that are none; then it is as before."""
+        before = len(self._frame)
+        try:
+            _encoder.encode_into(_one(item) if isinstance(item, Single) else _several(item), self._frame, -1)
+        except Exception:
+            del self._frame[before:]
+            raise
+        self.num_rows += item.num_rows
         self._num_calls += 1
-        if isinstance(item, Call):
-            self._gathered.add(item)
-        elif self._add_one is not None:
-            self._add_one(item)
 
-    def frame(self) -> bytes:
-        """An Arrow stream of the rows, as the champion's schema has them, and of what their records need."""
-        gathered = self._gathered
-        calls = np.repeat(np.arange(len(gathered.counts)), gathered.counts)
-        ids = gathered.ids.array()
-        table = pa.table(gathered.features())
-        for name, column in (
-            (_CALL, ids if gathered.by_row else ids.take(pa.array(calls))),
-            (_ROW, gathered.row_numbers()),
-            (_BUCKET, gathered.bucket_numbers()),
-            (_ENTITY, gathered.entities.array()),
-            (_TIME, pa.array(gathered.spread(gathered.times))),
-            (_INDEX, pa.array(calls)),
-        ):
-            table = table.append_column(name, column)
-        with contextlib.closing(pa.BufferOutputStream()) as sink:
-            with pa.ipc.new_stream(sink, table.schema) as stream:
-                stream.write_table(table)
-            data: bytes = sink.getvalue().to_pybytes()
-        return data
+    def frame(self) -> bytearray:
+        """Its own memory."""
+        self._frame[:_HEAD_BYTES] = _ARRAY + self._num_calls.to_bytes(4, "big")
+        return self._frame
 
 
-def calls_of(frame: bytes, origin: Origin) -> Iterator[Call]:
+def _one(row: Single) -> tuple[object, ...]:
+    columns = row.columns
+    return (
+        row.id, row.served_s, 1, columns.numbers.tobytes(), columns.strings, (row.entity,),
+        (row.bucket,) if row.bucket >= 0 else None, None,
+    )  # fmt: skip
+
+
+def _several(call: Call) -> _Copy:
+    assert call.columns is not None  # copies are of rows that were scored
+    entities = [None] * call.num_rows if call.entities is None else call.entities
+    return _Copy(
+        id=call.id if isinstance(call.id, str) else list(call.id),
+        served_s=call.served_s,
+        num_rows=call.num_rows,
+        numbers=bytearray(call.columns.numbers.tobytes()),
+        strings=tuple(_listed(values) for values in call.columns.strings),
+        entities=_listed(entities),
+        buckets=None if call.buckets is None else call.buckets.tolist(),
+        rows=None if call.rows is None else call.rows.tolist(),
+    )
+
+
+def _listed(values: Sequence[str | None] | pa.Array) -> list[str | None]:
+    return values.to_pylist() if isinstance(values, pa.Array) else list(values)
+
+
+def calls_of(frame: bytes | bytearray, origin: Origin) -> Iterator[Call]:
     """The calls of a portion, as the champion was asked, under another origin; its schema is the champion's."""
-    table = pa.ipc.open_stream(frame).read_all()
-    columns = from_table(origin.schema, table).columns
-    strings = [column if isinstance(column, list) else column.to_pylist() for column in columns.strings]
-    index = table.column(_INDEX).to_numpy()
-    starts = np.flatnonzero(np.diff(index, prepend=-1)).tolist()
-    ids, entities = (table.column(name).to_pylist() for name in (_CALL, _ENTITY))
-    rows, buckets = (table.column(name).fill_null(-1).to_numpy() for name in (_ROW, _BUCKET))
-    times = table.column(_TIME).to_pylist()
-    for start, end in zip(starts, [*starts[1:], len(index)], strict=True):
-        numbered = rows[start] >= 0
+    for copy in _decoder.decode(frame):
         yield Call(
             origin=origin,
-            id=ids[start] if numbered or end == start + 1 else ids[start:end],
-            served_s=times[start],
-            num_rows=end - start,
-            rows=rows[start:end] if numbered else None,
-            columns=Columns(columns.numbers[start:end], tuple(values[start:end] for values in strings)),
-            entities=entities[start:end],
-            buckets=buckets[start:end] if buckets[start] >= 0 else None,
+            id=copy.id,
+            served_s=copy.served_s,
+            num_rows=copy.num_rows,
+            rows=None if copy.rows is None else np.array(copy.rows),
+            columns=Columns(np.frombuffer(copy.numbers).reshape(copy.num_rows, -1), copy.strings),
+            entities=copy.entities,
+            buckets=None if copy.buckets is None else np.array(copy.buckets),
         )

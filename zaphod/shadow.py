@@ -1,13 +1,14 @@
 """Gives a challenger in the shadow copies of what the champion was asked, in a process of its own.
 
 Nothing that the challenger does can reach an answer: it may raise, crash, hang or eat memory. What it is given is
-bounded and dropped when it is too slow; the process has the lowest priority, is ended when it does not answer or grows
-too large, and started again after a pause.
+bounded and dropped when it is too slow; the process scores when nothing else wants the processor, is ended when it does
+not answer or grows too large, and started again after a pause.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import select
@@ -17,9 +18,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
 
 import msgspec
 import psutil
@@ -33,7 +34,9 @@ from zaphod.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-_TICK_S = 0.05
+# Copies are shipped so often. Each time the server's thread takes the interpreter from those that answer.
+_TICK_S = 0.1
+_LOOK_AT_MEMORY_S = 1.0
 # So many times longer than a challenger may take, it may wait for a processor that others are busy with.
 _PATIENCE = 30
 _FIRST_PAUSE_S = 0.5
@@ -105,6 +108,7 @@ class ShadowWorker:
         self._offered = self._dropped = self._scored = self._lost = self._deaths = 0
         self._stop = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
+        self._next_look_s = 0.0
         self._pause_s = _FIRST_PAUSE_S
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
         self._thread.start()
@@ -119,16 +123,21 @@ class ShadowWorker:
         return None if process is None else process.pid
 
     def offer(self, item: Call | Single) -> None:
-        """Never waits and never raises. The item is taken apart at once, as the log does it."""
+        """Never waits and never raises. The item becomes bytes at once; nothing of it is kept."""
         num_rows = item.num_rows
         with self._lock:
             self._offered += num_rows
             if self._waiting and self._waiting + num_rows > self._settings.max_rows:
                 self._dropped += num_rows
                 return
-            if not self._portions or not self._portions[-1].takes(item):
-                self._portions.append(Portion(item))
-            self._portions[-1].add(item)
+            if not self._portions or self._portions[-1].full:
+                self._portions.append(Portion())
+            try:
+                self._portions[-1].add(item)
+            except Exception:  # noqa: BLE001  # whoever answers must not fail for what a copy cannot hold
+                _log.exception("cannot copy some rows for the shadow")
+                self._dropped += num_rows
+                return
             self._waiting += num_rows
 
     def close(self) -> None:
@@ -174,6 +183,7 @@ class ShadowWorker:
         )
         cause = self._exchange(msgspec.json.encode(self._task), _START_S)
         if cause is None:
+            self._next_look_s = 0.0
             return True
         self._deaths += 1
         self._forget_waiting()
@@ -182,13 +192,13 @@ class ShadowWorker:
         self._rest()
         return False
 
-    def _exchange(self, data: bytes, timeout_s: float) -> str | None:
+    def _exchange(self, data: bytes | bytearray, timeout_s: float) -> str | None:
         """None when it was acknowledged, else why not."""
         process = self._process
         assert process is not None
         assert process.stdin is not None
         assert process.stdout is not None
-        patience = Patience(psutil.Process(process.pid), timeout_s)
+        patience = Patience(timeout_s, starved_s=functools.partial(starved_s, process.pid))
         os.set_blocking(process.stdin.fileno(), False)
         rest = memoryview(LENGTH.pack(len(data)) + data)
         out, back = process.stdin.fileno(), process.stdout.fileno()
@@ -207,14 +217,15 @@ class ShadowWorker:
                 return None if os.read(back, 1) == ACK else "crashed"
 
     def _watch_memory(self) -> None:
-        process = self._process
-        if process is None:
+        process, now = self._process, time.monotonic()
+        if process is None or now < self._next_look_s:
             return
+        self._next_look_s = now + _LOOK_AT_MEMORY_S
         with contextlib.suppress(psutil.Error):
             if psutil.Process(process.pid).memory_info().rss > self._settings.max_memory_mb * 1_048_576:
                 self._bury(None, "memory")
 
-    def _bury(self, frame: bytes | None, cause: str) -> None:
+    def _bury(self, frame: bytes | bytearray | None, cause: str) -> None:
         if self._stop.is_set():
             return
         for call in () if frame is None else calls_of(frame, self._origin):
@@ -255,52 +266,37 @@ class ShadowWorker:
         if process is not None and process.stdin is not None:
             with contextlib.suppress(OSError):
                 process.stdin.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=self._settings.answer_s)
+            patience = Patience(self._settings.answer_s, starved_s=functools.partial(starved_s, process.pid))
+            while process.poll() is None and not patience.over():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=0.1)
         self._end()
-
-
-class Watched(Protocol):
-    """What is asked of a process; psutil's."""
-
-    def status(self) -> str: ...
-
-    def cpu_times(self) -> CpuTimes: ...
-
-
-class CpuTimes(Protocol):
-    """Seconds of the processor."""
-
-    @property
-    def user(self) -> float: ...
-
-    @property
-    def system(self) -> float: ...
 
 
 class Patience:
     """How long a process may take. One that is ready to run and is not let is not slow: others are served first."""
 
-    def __init__(self, process: Watched, seconds: float) -> None:
-        self._process = process
+    def __init__(self, seconds: float, *, starved_s: Callable[[], float]) -> None:
+        """starved_s: how long it has waited for a processor so far."""
         self._seconds = seconds
-        self._began, self._began_cpu = time.monotonic(), self._cpu_s()
+        self._starved_s = starved_s
+        self._began, self._began_starved = time.monotonic(), starved_s()
 
     def over(self, *, now: float | None = None) -> bool:
         """now: of the monotonic clock."""
         waited = (time.monotonic() if now is None else now) - self._began
         if waited < self._seconds:
             return False
-        starved = self._status() == psutil.STATUS_RUNNING and self._cpu_s() - self._began_cpu < self._seconds
-        return not starved or waited >= _PATIENCE * self._seconds
+        starved = self._starved_s() - self._began_starved
+        return waited - starved >= self._seconds or waited >= _PATIENCE * self._seconds
 
-    def _status(self) -> str | None:
-        with contextlib.suppress(psutil.Error):
-            return self._process.status()
-        return None
 
-    def _cpu_s(self) -> float:
-        with contextlib.suppress(psutil.Error):
-            times = self._process.cpu_times()
-            return times.user + times.system
+def starved_s(pid: int) -> float:
+    """How long a process, by its first thread, was ready to run and not let, in seconds; 0 where no kernel says so.
+
+    What it waits for now counts once it runs again.
+    """
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
         return 0.0

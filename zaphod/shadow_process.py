@@ -1,7 +1,7 @@
 """The process of a challenger in the shadow: `python -m zaphod.shadow_process`, started by `ShadowWorker`.
 
-Standard input has frames: 8 bytes of length, then the task (JSON) and after it Arrow streams of rows. Each is answered
-by one byte when it is done. The end of the input is the end of the process, so none outlives its server.
+Standard input has frames: 8 bytes of length, then the task (JSON) and after it portions of rows. Each is answered by
+one byte when it is done. The end of the input is the end of the process, so none outlives its server.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from zaphod.shadow import ACK, LENGTH, ShadowTask
 
 def main() -> None:
     """Until the end of the input."""
-    # Lowest priority, and the first to go when memory is short.
+    # The last to run, and the first to go when memory is short.
     with contextlib.suppress(OSError):
         os.nice(19)
     with contextlib.suppress(OSError):
@@ -43,6 +43,7 @@ def main() -> None:
     contender = load(task)
     log = open_log(LogSettings.model_validate_json(bytes(task.log)))
     assert log is not None  # the server has one, or it would have no shadow
+    _step_aside()
     os.write(acks, ACK)
     while (frame := _read(frames)) is not None:
         score(frame, contender, log)
@@ -79,6 +80,17 @@ def score(frame: bytes, contender: Contender, log: PredictionLog) -> None:
                 call, predictions=predictions, status=status, error=error, latency_s=time.thread_time() - began
             )
         )
+
+
+def _step_aside() -> None:
+    """From here on this thread runs only when nothing else wants the processor.
+
+    With niceness alone it would go on for milliseconds while a server that has been woken up waits. To start so would
+    take minutes on a busy machine, and so would the log's last file: its thread, which is there already, stays as it
+    is.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # other systems have none, some containers forbid it
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _read(frames: BinaryIO) -> bytes | None:

@@ -124,10 +124,10 @@ class Gathered:
         "with_features",
     )  # fmt: skip
 
-    def __init__(self, first: Call | Single, *, features: bool = True, answers: bool = True) -> None:
-        """first: such as all others; it has yet to be added. answers: gather what was predicted, too."""
+    def __init__(self, first: Call | Single, *, features: bool = True) -> None:
+        """first: such as all others; it has yet to be added."""
         self.origin: Origin = first.origin
-        self.predicted = answers and first.predictions is not None
+        self.predicted = first.predictions is not None
         self.by_row = not isinstance(first.id, str)
         self.with_features = features and first.columns is not None
         self._num_rows = 0

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from pathlib import Path
 
+import msgspec
 import numpy as np
-import psutil
+import pyarrow as pa
 import pytest
 
 from zaphod.columns import Columns, RowDecoder
@@ -14,7 +19,7 @@ from zaphod.monitoring.record import Arm, Call, Origin, Single
 from zaphod.portion import Portion, calls_of
 from zaphod.predictor import Predictions
 from zaphod.schema import DType, Field, Output, Schema, Task
-from zaphod.shadow import Patience
+from zaphod.shadow import Patience, starved_s
 
 SCHEMA = Schema(
     fields=(
@@ -51,9 +56,15 @@ def call(id: str | list[str], *amounts: float | None, rows: list[int] | None = N
     )  # fmt: skip
 
 
+def as_table(item: Call, *, strings: pa.Array, entities: pa.Array) -> Call:
+    """The same with a table's columns."""
+    assert item.columns is not None
+    return msgspec.structs.replace(item, columns=Columns(item.columns.numbers, (strings,)), entities=entities)
+
+
 def test_single_rows_arrive_as_they_were() -> None:
     """Id, entity, time, bucket and values of each; nothing of the champion's answer goes over."""
-    portion = Portion(single(0))
+    portion = Portion()
     for number in range(3):
         portion.add(single(number))
 
@@ -71,63 +82,68 @@ def test_single_rows_arrive_as_they_were() -> None:
 
 
 def test_calls_arrive_as_they_were() -> None:
-    """Those whose rows go by their place, with some left out, and those whose rows have ids of their own."""
-    by_place, by_id = call("a", 1.0, None, 3.0, rows=[0, 2, 5]), call(["x", "y"], 4.0, 5.0)
-    first, second = Portion(by_place), Portion(by_id)
-    assert first.takes(by_place)
-    assert not first.takes(by_id)
-    assert not first.takes(single(1))
-    for portion, item in ((first, by_place), (first, call("b", 7.0, 8.0, rows=[0, 1])), (second, by_id)):
+    """Those whose rows go by their place, with some left out, those whose rows have ids of their own, and tables."""
+    table = as_table(call(["x", "y"], 4.0, 5.0), strings=pa.array(["c4.0", None]), entities=pa.array(["e", None]))
+    portion = Portion()
+    for item in (call("a", 1.0, None, 3.0, rows=[0, 2, 5]), call("b", 7.0, 8.0, rows=[0, 1]), single(9), table):
         portion.add(item)
 
-    one, two = calls_of(first.frame(), CHALLENGER)
-    (three,) = calls_of(second.frame(), CHALLENGER)
+    one, two, alone, three = calls_of(portion.frame(), CHALLENGER)
 
-    assert (one.id, two.id, three.id) == ("a", "b", ["x", "y"])
+    assert portion.num_rows == 8
+    assert (one.id, two.id, alone.id, three.id) == ("a", "b", "s9", ["x", "y"])
     assert one.rows is not None
     assert (one.rows.tolist(), three.rows) == ([0, 2, 5], None)
     assert one.columns is not None
     assert np.array_equal(one.columns.numbers, [[1.0], [np.nan], [3.0]], equal_nan=True)
     assert two.entities == ["e7.0", "e8.0"]
+    assert three.columns is not None
+    assert (three.columns.strings, three.entities) == ((["c4.0", None],), ["e", None])
 
 
-@dataclass
-class Times:
-    """Of the processor."""
+def test_a_row_that_cannot_be_copied_leaves_no_trace() -> None:
+    """Others before and after it arrive."""
+    portion = Portion()
+    portion.add(single(1))
+    with pytest.raises(UnicodeEncodeError):
+        portion.add(msgspec.structs.replace(single(2), entity="\ud800"))
+    portion.add(single(3))
 
-    user: float = 0.0
-    system: float = 0.0
-
-
-@dataclass
-class Process:
-    """As psutil shows one."""
-
-    shown: str
-    times: Times = field(default_factory=Times)
-
-    def status(self) -> str:
-        return self.shown
-
-    def cpu_times(self) -> Times:
-        return self.times
+    assert [each.id for each in calls_of(portion.frame(), CHALLENGER)] == ["s1", "s3"]
 
 
 @pytest.mark.parametrize(
-    ("shown", "cpu_s", "waited_s", "over"),
-    [
-        (psutil.STATUS_SLEEPING, 0.0, 9.0, False),
-        (psutil.STATUS_SLEEPING, 0.0, 11.0, True),
-        (psutil.STATUS_STOPPED, 0.0, 11.0, True),
-        (psutil.STATUS_RUNNING, 11.0, 11.0, True),
-        (psutil.STATUS_RUNNING, 0.5, 11.0, False),
-        (psutil.STATUS_RUNNING, 0.5, 301.0, True),
-    ],
+    ("waited_s", "starved_s", "over"),
+    [(9.0, 0.0, False), (11.0, 0.0, True), (11.0, 0.5, True), (11.0, 1.5, False), (300.0, 299.0, True)],
 )
-def test_a_process_that_is_not_let_run_does_not_hang(shown: str, cpu_s: float, waited_s: float, *, over: bool) -> None:
+def test_a_process_that_is_not_let_run_does_not_hang(*, waited_s: float, starved_s: float, over: bool) -> None:
     """A busy machine is no fault of the challenger; a loop, a lock and a stop are, and so is a wait without an end."""
-    process = Process(shown)
-    patience = Patience(process, 10.0)
-    process.times = Times(user=cpu_s)
+    starved = iter((100.0, 100.0 + starved_s))
+    patience = Patience(10.0, starved_s=lambda: next(starved))
 
     assert patience.over(now=time.monotonic() + waited_s) is over
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel does not tell")
+def test_waiting_for_a_processor_is_told() -> None:
+    """Beside another process on the only processor that both may use one waits for it again and again."""
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(mine)})
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        before = starved_s(os.getpid())
+        deadline = time.monotonic() + 30
+        while starved_s(os.getpid()) < before + 0.01:
+            assert time.monotonic() < deadline
+    finally:
+        busy.kill()
+        busy.wait()
+        os.sched_setaffinity(0, mine)
+
+
+def test_a_process_that_is_gone_waits_for_nothing() -> None:
+    """As where no kernel tells: the clock alone judges."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+
+    assert starved_s(gone.pid) == 0.0
