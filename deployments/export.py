@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from ray.util import metrics
 
-from deployments.metrics import Cell, Labels, Meter, cumulative
+from deployments.metrics import Cell, Labels, Meter, Tally, cumulative
 
 _EXPORT_INTERVAL_S = 5.0
 
@@ -18,16 +19,20 @@ class RayExport:
     same series to Prometheus and cost nothing a request.
     """
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, *, new_counter: Callable[..., metrics.Counter] = metrics.Counter) -> None:
+        """new_counter: takes name, text and the names of labels."""
         self._meter = meter
+        self._new_counter = new_counter
         names = Labels._fields
-        self._requests = metrics.Counter("zaphod_requests", "Prediction requests answered.", names)
-        self._rows = metrics.Counter("zaphod_rows", "Rows in those requests.", names)
-        self._sums = metrics.Counter("zaphod_request_duration_seconds_sum", "Seconds of those requests.", names)
+        self._requests = new_counter("zaphod_requests", "Prediction requests answered.", names)
+        self._rows = new_counter("zaphod_rows", "Rows in those requests.", names)
+        self._sums = new_counter("zaphod_request_duration_seconds_sum", "Seconds of those requests.", names)
         self._buckets = metrics.Counter(
             "zaphod_request_duration_seconds_bucket", "Requests up to `le` seconds.", (*names, "le")
         )
         self._seen: dict[Labels, Cell] = {}
+        self._tallies: dict[str, metrics.Counter] = {}
+        self._told: dict[tuple[str, ...], int] = {}
         self._thread = threading.Thread(target=self._forever, name="export-metrics", daemon=True)
         self._stop = threading.Event()
 
@@ -55,6 +60,18 @@ class RayExport:
             for (bound, total), (_, before) in zip(cumulative(new), cumulative(old), strict=True):
                 _add(self._buckets, total - before, {**tags, "le": bound})
             self._seen[labels] = new
+        for tally in self._meter.tallies():
+            self._export_tally(tally)
+
+    def _export_tally(self, tally: Tally) -> None:
+        counter = self._tallies.get(tally.name)
+        if counter is None:
+            counter = self._tallies[tally.name] = self._new_counter(tally.name, tally.text, tuple(tally.labels))
+        key = (tally.name, *tally.labels.values())
+        before = self._told.get(key, 0)
+        # A challenger of the next phase begins to count anew.
+        _add(counter, tally.value - before if tally.value >= before else tally.value, dict(tally.labels))
+        self._told[key] = tally.value
 
 
 def _add(counter: metrics.Counter, amount: float, tags: dict[str, str]) -> None:

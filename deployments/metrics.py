@@ -7,8 +7,9 @@ request to its answer, within the replica.
 from __future__ import annotations
 
 import bisect
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -36,6 +37,15 @@ class Labels(NamedTuple):
     variant: str
     protocol: str
     outcome: str
+
+
+class Tally(NamedTuple):
+    """A counter that no request adds to. name: without Prometheus' `_total`; labels: without the replica's."""
+
+    name: str
+    text: str
+    labels: Mapping[str, str]
+    value: int
 
 
 @dataclass(slots=True)
@@ -120,33 +130,44 @@ class Meter:
             *(line for labels, cell in cells.items() for line in self._histogram(labels, cell)),
             *_family("zaphod_replica_busy_ratio", "gauge", "Share of time in which the event loop had work."),
             f'zaphod_replica_busy_ratio{{replica="{self.replica}"}} {self._busyness.ratio:.4f}',
-            *self._log_lines(),
-            *self._shadow_lines(),
+            *self._tally_lines(),
         ]
         return ("\n".join(lines) + "\n").encode()
 
-    def _log_lines(self) -> Iterator[str]:
-        counts = self._logged()
-        if counts is None:
-            return
-        yield from _family("zaphod_log_rows_total", "counter", "Rows of the prediction log.")
-        for state, value in (("written", counts.written), ("dropped", counts.dropped)):
-            yield f'zaphod_log_rows_total{{state="{state}",replica="{self.replica}"}} {value}'
-        yield from _family("zaphod_log_waiting_rows", "gauge", "Rows that are in no file yet.")
-        yield f'zaphod_log_waiting_rows{{replica="{self.replica}"}} {counts.waiting}'
+    def tallies(self) -> list[Tally]:
+        """Of the prediction log and of challengers in the shadow, where there are any."""
+        made: list[Tally] = []
+        logged = self._logged()
+        if logged is not None:
+            name, text = "zaphod_log_rows", "Rows of the prediction log."
+            made += [
+                Tally(name, text, {"state": "written"}, logged.written),
+                Tally(name, text, {"state": "dropped"}, logged.dropped),
+            ]
+        for model, counts in self._shadows().items():
+            name, text = "zaphod_shadow_rows", "Copies for the challenger in the shadow."
+            made += [
+                Tally(name, text, {"model": model, "state": "scored"}, counts.scored),
+                Tally(name, text, {"model": model, "state": "dropped"}, counts.dropped),
+                Tally(name, text, {"model": model, "state": "lost"}, counts.lost),
+                Tally(
+                    "zaphod_shadow_deaths", "How often its process was ended or died.", {"model": model}, counts.deaths
+                ),
+            ]
+        return made
 
-    def _shadow_lines(self) -> Iterator[str]:
-        shadows = self._shadows()
-        if not shadows:
-            return
-        yield from _family("zaphod_shadow_rows_total", "counter", "Copies for the challenger in the shadow.")
-        for model, counts in shadows.items():
-            labels = f'model="{_escape(model)}",replica="{self.replica}"'
-            for state, value in (("scored", counts.scored), ("dropped", counts.dropped), ("lost", counts.lost)):
-                yield f'zaphod_shadow_rows_total{{state="{state}",{labels}}} {value}'
-        yield from _family("zaphod_shadow_deaths_total", "counter", "How often its process was ended or died.")
-        for model, counts in shadows.items():
-            yield f'zaphod_shadow_deaths_total{{model="{_escape(model)}",replica="{self.replica}"}} {counts.deaths}'
+    def _tally_lines(self) -> Iterator[str]:
+        # Prometheus wants the lines of a name together.
+        by_name = sorted(self.tallies(), key=lambda tally: tally.name)
+        for name, tallies in itertools.groupby(by_name, key=lambda tally: tally.name):
+            for number, tally in enumerate(tallies):
+                if number == 0:
+                    yield from _family(f"{name}_total", "counter", tally.text)
+                yield f"{name}_total{{{self._written(tally.labels.items())}}} {tally.value}"
+        logged = self._logged()
+        if logged is not None:
+            yield from _family("zaphod_log_waiting_rows", "gauge", "Rows that are in no file yet.")
+            yield f'zaphod_log_waiting_rows{{replica="{self.replica}"}} {logged.waiting}'
 
     def _histogram(self, labels: Labels, cell: Cell) -> Iterator[str]:
         name, written = "zaphod_request_duration_seconds", self._labels(labels)
@@ -156,7 +177,10 @@ class Meter:
         yield f"{name}_count{{{written}}} {cell.num_requests}"
 
     def _labels(self, labels: Labels) -> str:
-        pairs = [f'{name}="{_escape(str(value))}"' for name, value in zip(labels._fields, labels, strict=True)]
+        return self._written(zip(labels._fields, labels, strict=True))
+
+    def _written(self, labels: Iterable[tuple[str, object]]) -> str:
+        pairs = [f'{name}="{_escape(str(value))}"' for name, value in labels]
         return ",".join([*pairs, f'replica="{self.replica}"'])
 
 

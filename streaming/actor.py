@@ -52,7 +52,8 @@ class ScorerActor:
     def status(self) -> Status:
         version = self._model.snapshot().stamp.version
         partitions = self._scorer.partitions if self._scorer is not None else frozenset()
-        return self._stats.status(partitions, version=version, node=self._node)
+        logged = None if self._log is None else self._log.counts
+        return self._stats.status(partitions, version=version, node=self._node, logged=logged)
 
     def drain(self) -> None:
         """Commits what is at hand and gives the leases back."""

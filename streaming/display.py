@@ -93,6 +93,7 @@ def summary(view: PoolView, *, rate: float) -> str:
         f"scored {counts.num_events:,} events ({rate:,.0f}/s), lag {view.lag:,}, event to commit "
         f"p50 {counts.latency.quantile(0.5) * 1000:.2f} ms p99 {counts.latency.quantile(0.99) * 1000:.2f} ms, "
         f"{counts.num_dead} dead letters, {_scorers(view)}, version {versions}"
+        + (f"; {view.num_unlogged:,} predictions not logged" if view.num_unlogged else "")
         + (f"; waiting: {view.waiting}" if view.waiting else "")
     )
 

@@ -67,11 +67,14 @@ class PoolCollector(Collector):
             counter = CounterMetricFamily(name, text, labels=["model"])
             counter.add_metric([self._model], value)
             yield counter
+        logged = CounterMetricFamily("zaphod_stream_log_rows", "rows of the prediction log", labels=["model", "state"])
+        logged.add_metric([self._model, "written"], view.num_logged)
+        logged.add_metric([self._model, "dropped"], view.num_unlogged)
         scorers = GaugeMetricFamily("zaphod_stream_scorers", "scorers of the pool", labels=["model"])
         scorers.add_metric([self._model], view.num_scorers)
         waiting = GaugeMetricFamily("zaphod_stream_queue_down", "1 while the queue cannot be used", labels=["model"])
         waiting.add_metric([self._model], 0 if view.waiting is None else 1)
-        yield from (scorers, waiting)
+        yield from (logged, scorers, waiting)
 
 
 def serve_metrics(collector: Collector, *, host: str, port: int) -> WSGIServer:

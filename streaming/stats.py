@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from streaming.queues.base import Cause, DeadLetter, MicroBatch
+from zaphod.monitoring.segments import LogCounts
 
 # Event to commit, in seconds: 40 steps a decade from 10 us to 1000 s, so that a quantile is right within 6 %.
 _EDGES: list[float] = np.logspace(-5, 3, 321).tolist()
@@ -84,7 +85,10 @@ def total(counts: Iterable[Counts]) -> Counts:
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """A scorer at one moment. pid and node: where it runs; waiting: why it cannot use the queue."""
+    """A scorer at one moment. pid and node: where it runs; waiting: why it cannot use the queue.
+
+    num_logged, num_unlogged: rows that the prediction log has written, and dropped for want of room.
+    """
 
     pid: int
     node: str
@@ -94,6 +98,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     num_acquired: int
     version: int
     waiting: str | None
+    num_logged: int = 0
+    num_unlogged: int = 0
 
 
 @dataclass(slots=True)
@@ -138,7 +144,7 @@ class Stats:
             tally.sum_s += age_s
             tally.latency[bisect.bisect_left(_EDGES, age_s)] += 1
 
-    def status(self, partitions: frozenset[int], *, version: int, node: str) -> Status:
+    def status(self, partitions: frozenset[int], *, version: int, node: str, logged: LogCounts | None = None) -> Status:
         return Status(
             pid=os.getpid(),
             node=node,
@@ -148,4 +154,6 @@ class Stats:
             num_acquired=self.num_acquired,
             version=version,
             waiting=self.waiting,
+            num_logged=0 if logged is None else logged.written,
+            num_unlogged=0 if logged is None else logged.dropped,
         )

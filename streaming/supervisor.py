@@ -108,6 +108,8 @@ class Supervisor:
             num_lost=self._num_lost,
             versions=frozenset(status.version for status in statuses),
             waiting=self._waiting or next((status.waiting for status in statuses if status.waiting), None),
+            num_logged=totals.num_logged,
+            num_unlogged=totals.num_unlogged,
         )
 
     def tick(self) -> None:

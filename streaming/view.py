@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from streaming.queues.base import Position
 from streaming.stats import NOTHING, Counts, Status, total
@@ -13,7 +13,7 @@ from streaming.stats import NOTHING, Counts, Status, total
 class PoolView:
     """counts: by partition, of all scorers since the supervisor began. num_lost: scorers that died.
 
-    ready: every partition has had an owner.
+    ready: every partition has had an owner. num_logged, num_unlogged: as a scorer's.
     """
 
     ready: bool
@@ -25,6 +25,8 @@ class PoolView:
     num_lost: int
     versions: frozenset[int]
     waiting: str | None
+    num_logged: int = 0
+    num_unlogged: int = 0
 
     @property
     def lag(self) -> int:
@@ -43,12 +45,16 @@ class Totals:
     counts: dict[int, Counts] = field(default_factory=dict)
     num_fenced: int = 0
     num_acquired: int = 0
+    num_logged: int = 0
+    num_unlogged: int = 0
 
     def add(self, status: Status) -> None:
         for partition, counts in status.counts.items():
             self.counts[partition] = self.counts.get(partition, NOTHING) + counts
         self.num_fenced += status.num_fenced
         self.num_acquired += status.num_acquired
+        self.num_logged += status.num_logged
+        self.num_unlogged += status.num_unlogged
 
     def copy(self) -> Totals:
-        return Totals(dict(self.counts), self.num_fenced, self.num_acquired)
+        return replace(self, counts=dict(self.counts))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import collections
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from deployments.export import RayExport
 from deployments.metrics import BOUNDS_S, Labels, Meter
 from deployments.scaling import Busyness
 from zaphod.monitoring.segments import LogCounts
@@ -117,3 +120,46 @@ def test_what_the_log_and_the_shadow_left_out_is_shown() -> None:
     assert found["zaphod_log_waiting_rows", ""] == 3
     assert [found["zaphod_shadow_rows_total", state] for state in ("scored", "dropped", "lost")] == [70, 20, 10]
     assert found["zaphod_shadow_deaths_total", ""] == 2
+
+
+@dataclass
+class Counters:
+    """Stands in for Ray's exporter: the sums by name and labels."""
+
+    sums: collections.Counter[tuple[str, ...]] = field(default_factory=collections.Counter)
+
+    def __call__(self, name: str, _text: str, keys: tuple[str, ...]) -> RayCounter:
+        return RayCounter(self, name, keys)
+
+
+@dataclass
+class RayCounter:
+    """As Ray's, which refuses to add nothing and labels that it was not told of."""
+
+    counters: Counters
+    name: str
+    keys: tuple[str, ...]
+
+    def inc(self, value: float, tags: dict[str, str]) -> None:
+        assert value > 0
+        assert set(tags) == set(self.keys)
+        self.counters.sums[self.name, *tags.values()] += int(value)
+
+
+def test_rays_exporter_is_told_what_is_new() -> None:
+    """Of requests, of the log and of a shadow whose next phase counts anew."""
+    counters, logged, shadows = Counters(), LogCounts(90, 7, 3), {"fraud": ShadowCounts(100, 20, 70, 10, 2)}
+    meter = Meter(replica="abc", busyness=Busyness(), logged=lambda: logged, shadows=lambda: shadows)
+    export = RayExport(meter, new_counter=counters)  # type: ignore[arg-type]  # see there
+    meter.count(LABELS, duration_s=0.1, num_rows=2)
+
+    export.export()
+    export.export()
+    logged, shadows = LogCounts(95, 7, 0), {"fraud": ShadowCounts(9, 1, 5, 3, 0)}
+    export.export()
+
+    sums = counters.sums
+    assert (sums["zaphod_log_rows", "written"], sums["zaphod_log_rows", "dropped"]) == (95, 7)
+    assert [sums["zaphod_shadow_rows", "fraud", state] for state in ("scored", "dropped", "lost")] == [75, 21, 13]
+    assert sums["zaphod_shadow_deaths", "fraud"] == 2
+    assert sums["zaphod_rows", *map(str, LABELS)] == 2

@@ -18,6 +18,7 @@ from streaming.stats import Latency, Stats, total
 from streaming.view import PoolView
 from zaphod import machine
 from zaphod.errors import EnvironmentNotReadyError
+from zaphod.monitoring.segments import LogCounts
 
 # Of the dead letters among so many events.
 CAUSES = {1: [], 33: [Cause.UNPROCESSABLE], 66: [Cause.UNPROCESSABLE, Cause.FAILED]}
@@ -30,23 +31,25 @@ def view(*, waiting: str | None = None) -> PoolView:
         events = [Event(i, "id", None, b"", {}, 1000.0 - i / 1000) for i in range(size)]
         letters = [DeadLetter(0, "id", None, b"", {}, 1000.0, cause, "", 1, 3) for cause in CAUSES[size]]
         stats.count(MicroBatch(0, 1, events), dead_letters=letters, now=1000.002)
-    status = stats.status(frozenset({0}), version=3, node="n")
+    status = stats.status(frozenset({0}), version=3, node="n", logged=LogCounts(written=90, dropped=10, waiting=0))
     positions = (
         Position(0, next_offset=100, end_offset=100, owner="s1", epoch=1, expired=False, oldest_s=0.0),
         Position(1, next_offset=3, end_offset=10, owner=None, epoch=0, expired=True, oldest_s=1.5),
     )
     return PoolView(
         ready=True, positions=positions, counts=status.counts, num_scorers=1, num_fenced=2, num_acquired=4, num_lost=1,
-        versions=frozenset({3}), waiting=waiting,
+        versions=frozenset({3}), waiting=waiting, num_logged=status.num_logged, num_unlogged=status.num_unlogged,
     )  # fmt: skip
 
 
 def samples(text: str) -> dict[tuple[str, str], float]:
-    """Value by name and cause, bucket or partition."""
+    """Value by name and cause, bucket, state or partition."""
     return {
         (
             sample.name,
-            sample.labels.get("cause") or sample.labels.get("le") or sample.labels.get("partition", ""),
+            next(
+                (sample.labels[label] for label in ("cause", "le", "state", "partition") if label in sample.labels), ""
+            ),
         ): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
@@ -75,6 +78,7 @@ def test_prometheus_reads_every_number() -> None:
     assert found["zaphod_stream_batch_events_bucket", "64.0"] == 2
     assert found["zaphod_stream_fenced_commits_total", ""] == 2
     assert found["zaphod_stream_queue_down", ""] == 0
+    assert [found["zaphod_stream_log_rows_total", state] for state in ("written", "dropped")] == [90, 10]
 
 
 def test_a_metrics_port_in_use_is_said() -> None:
@@ -112,6 +116,7 @@ def test_people_see_rates_lag_and_what_is_waited_for() -> None:
     for word in ("partition", "p99 ms", "s1", "50", "7", "version 3", "the disk is full"):
         assert word in shown
     assert "lag 7" in summary(view(), rate=50)
+    assert "10 predictions not logged" in summary(view(), rate=50)
 
 
 def test_the_log_is_silent_when_nothing_happens() -> None:
