@@ -57,16 +57,16 @@ PLAN = Plan(
 )
 
 
-def prepare(registry: Registry, home: Path) -> None:
+def prepare(registry: Registry, home: Path, *, rows: int) -> None:
     """A champion whose probabilities are too high, as balanced classes make them, and a challenger without that."""
-    frame = transactions.generate(8_000, seed=1, end=0.5)
+    frame = transactions.generate(rows, seed=1, end=0.5)
     X, y = frame[list(transactions.FEATURES)], frame[transactions.TARGET]
     champion = fraud_pipeline().set_params(model__class_weight="balanced")
     for model in (champion, fraud_pipeline()):
         package(model.fit(X, y), name=NAME, sample=X, registry=registry, nullable=NULLABLE)
     promote(registry, NAME, version=1, why="demo", override="it serves a demo")
     holdout = home / "holdout.parquet"
-    transactions.generate(5_000, seed=2, end=0.5).to_parquet(holdout)
+    transactions.generate(rows * 5 // 8, seed=2, end=0.5).to_parquet(holdout)
     # The demo goes on whatever the gate says; its figures stand in the report.
     with contextlib.suppress(typer.Exit), contextlib.redirect_stdout(io.StringIO()):
         validate(f"{NAME}@2", data=holdout, target=[transactions.TARGET], registry=registry.uri)
@@ -99,6 +99,7 @@ def ask(registry: Registry, log_uri: str, frame: pd.DataFrame) -> pa.Table:
 
 def main(
     customers: Annotated[int, typer.Option(help="how many ask, once each")] = 8_000,
+    rows: Annotated[int, typer.Option(help="how many both models learn from")] = 8_000,
     home: Annotated[Path, typer.Option(help="a folder of its own; what is in it is removed")] = Path("var/experiment"),
 ) -> None:
     """Runs it all."""
@@ -107,7 +108,7 @@ def main(
     home.mkdir(parents=True)
     registry, log_uri = Registry.open(str(home / "registry")), str(home / "monitoring")
     with console.status("training, packaging and validating two models"):
-        prepare(registry, home)
+        prepare(registry, home, rows=rows)
     experiment = start(registry, NAME, challenger=2, plan=PLAN, why="demo", share=0.5)
     console.print(f"experiment {experiment.id} is on", highlight=False)
     outcomes = ask(registry, log_uri, transactions.generate(customers, seed=3, end=0.5))
