@@ -71,8 +71,11 @@ class Portion:
 
 def _one(row: Single) -> tuple[object, ...]:
     columns = row.columns
+    strings = columns.strings
+    if strings and not isinstance(strings[0], list):
+        strings = tuple(map(_listed, strings))
     return (
-        row.id, row.served_s, 1, columns.numbers.tobytes(), columns.strings, (row.entity,),
+        row.id, row.served_s, 1, columns.numbers.tobytes(), strings, (row.entity,),
         (row.bucket,) if row.bucket >= 0 else None, None,
     )  # fmt: skip
 

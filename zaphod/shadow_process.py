@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from zaphod.columns import RowDecoder
 from zaphod.contender import Contender, project
 from zaphod.errors import PredictionError
 from zaphod.monitoring.log import PredictionLog, open_log
@@ -62,8 +63,12 @@ def load(task: ShadowTask) -> Contender:
         schema=champion.schema, variant="challenger", experiment=task.experiment, phase=task.phase, mode=task.mode,
         answered=False,
     )  # fmt: skip
-    projection = project(champion.schema, challenger.schema)
-    return Contender(challenger.load_predictor(), origin, projection)
+    contender = Contender(challenger.load_predictor(), origin, project(champion.schema, challenger.schema))
+    # What is loaded with the first prediction is loaded now. One that cannot predict fails by what it is asked.
+    decoder = RowDecoder(champion.schema)
+    with contextlib.suppress(PredictionError):
+        contender.predict(decoder.columns([decoder.convert_row(champion.example)]))
+    return contender
 
 
 def score(frame: bytes, contender: Contender, log: PredictionLog) -> None:

@@ -261,7 +261,7 @@ def test_the_shadow_is_recorded_and_never_answers(registry: Registry, recording:
 
     many = snapshot.score(rows(snapshot, 40), entities=ENTITIES[:40])
     one = snapshot.score(rows(snapshot, 1), ids="alone")
-    wait_for(lambda: worker.counts.scored == 41, what="the copies are scored")
+    wait_for(lambda: worker.counts.scored == 41, timeout_s=90, what="the copies are scored")
     served.close()
 
     assert values(many) == [1.0] * 40
@@ -290,7 +290,7 @@ def test_a_shadow_that_dies_or_hangs_is_replaced(
     worker = worker_of(served)
     row = rows(snapshot, 1)
     snapshot.score(row)
-    wait_for(lambda: worker.counts.scored == 1, what="the shadow runs")
+    wait_for(lambda: worker.counts.scored == 1, timeout_s=90, what="the shadow runs")
     assert worker.pid is not None
 
     os.kill(worker.pid, number)
@@ -306,7 +306,7 @@ def test_a_shadow_that_dies_or_hangs_is_replaced(
         snapshot.score(row)
         return worker.counts.scored > scored
 
-    wait_for(again, what="the shadow runs again")
+    wait_for(again, timeout_s=90, what="the shadow runs again")
     served.close()
 
     failed = [row for row in records(recording, tmp_path) if row["status"] == "failed"]

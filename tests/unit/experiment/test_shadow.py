@@ -84,8 +84,9 @@ def test_single_rows_arrive_as_they_were() -> None:
 def test_calls_arrive_as_they_were() -> None:
     """Those whose rows go by their place, with some left out, those whose rows have ids of their own, and tables."""
     table = as_table(call(["x", "y"], 4.0, 5.0), strings=pa.array(["c4.0", None]), entities=pa.array(["e", None]))
+    row = msgspec.structs.replace(single(9), columns=Columns(np.array([[9.0]]), (pa.array(["c9"]),)))
     portion = Portion()
-    for item in (call("a", 1.0, None, 3.0, rows=[0, 2, 5]), call("b", 7.0, 8.0, rows=[0, 1]), single(9), table):
+    for item in (call("a", 1.0, None, 3.0, rows=[0, 2, 5]), call("b", 7.0, 8.0, rows=[0, 1]), row, table):
         portion.add(item)
 
     one, two, alone, three = calls_of(portion.frame(), CHALLENGER)
@@ -97,6 +98,8 @@ def test_calls_arrive_as_they_were() -> None:
     assert one.columns is not None
     assert np.array_equal(one.columns.numbers, [[1.0], [np.nan], [3.0]], equal_nan=True)
     assert two.entities == ["e7.0", "e8.0"]
+    assert alone.columns is not None
+    assert alone.columns.strings == (["c9"],)
     assert three.columns is not None
     assert (three.columns.strings, three.entities) == ((["c4.0", None],), ["e", None])
 
