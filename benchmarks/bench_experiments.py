@@ -52,7 +52,8 @@ def main(
     """Prints a line as soon as its world is done."""
     console = Console()
     console.print(
-        f"{'world':40}{'runs':>8}{'found':>9}{'fixed test':>12}{'covered':>9}{'wrong sign':>12}{'stops at':>10}"
+        f"{'world':40}{'runs':>8}{'found':>9}{'fixed test':>12}{'covered':>9}{'wrong sign':>12}{'stops at':>10}",
+        soft_wrap=True,
     )
     for one in WORLDS:
         if world is None or any(part in one.name for part in world):
@@ -69,6 +70,7 @@ def _say(console: Console, world: World, rates: Rates) -> None:
         f"{f'{rates.wrong_sign:.2%}' if effect else '':>12}"
         f"{f'{rates.stopped:,.0f}' if effect and rates.stopped is not None else '':>10}",
         highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -79,12 +81,14 @@ def _others(console: Console, fewer: int) -> None:
         )
         share = sum(track(alarms, description=f"guardrail, ICC {icc}", total=fewer)) / fewer
         console.print(
-            f"guardrail, 300 entities, 10,000 predictions, ICC {icc}: breached in {share:.2%} of {fewer:,} runs"
+            f"guardrail, 300 entities, 10,000 predictions, ICC {icc}: breached in {share:.2%} of {fewer:,} runs",
+            soft_wrap=True,
         )
     chi, sequential = _splits(fewer)
     console.print(
         f"sound split, 100 looks, {fewer:,} runs: chi-squared under 0.001 in {chi:.2%}, e-value under 0.001 in "
-        f"{sequential:.2%}"
+        f"{sequential:.2%}",
+        soft_wrap=True,
     )
 
 

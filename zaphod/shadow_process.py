@@ -25,12 +25,15 @@ from zaphod.portion import calls_of
 from zaphod.registry import Registry
 from zaphod.shadow import ACK, LENGTH, ShadowTask
 
+# A tenth of what a server has of a busy processor.
+_LOADING_NICENESS = 10
+
 
 def main() -> None:
     """Until the end of the input."""
-    # The last to run, and the first to go when memory is short.
+    # Late to run, and the first to go when memory is short.
     with contextlib.suppress(OSError):
-        os.nice(19)
+        os.nice(_LOADING_NICENESS)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     # Whatever a model prints must not be taken for an acknowledgement.
@@ -94,6 +97,8 @@ def _step_aside() -> None:
     take minutes on a busy machine, and so would the log's last file: its thread, which is there already, stays as it
     is.
     """
+    with contextlib.suppress(OSError):
+        os.nice(19)
     with contextlib.suppress(AttributeError, OSError):  # other systems have none, some containers forbid it
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
