@@ -9,7 +9,7 @@ of the same size that scores a copy of every request in its own process. Two rep
 turns of a few seconds; the figure is the median over the turns of p99 with over p99 without.
 
 Not measured: Ray and HAProxy in front of the replica. On a machine with few cores, client, champion and challenger
-share them: the challenger's process has the lowest priority.
+share them; the challenger's process scores when nothing else wants one.
 """
 
 from __future__ import annotations
