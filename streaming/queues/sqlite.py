@@ -1,7 +1,7 @@
-"""The embedded queue: a partitioned log in SQLite files, for one machine.
+"""The embedded queue: logs of events in plain files, outputs in SQLite, for one machine.
 
     stream.json           the number of partitions, for good
-    p0003.in.db           the log of partition 3: written by producers, read by its consumer
+    p0003.log, …          the events of partition 3: written by producers, read by its consumer (`log.py`)
     p0003.out.db          its lease, offset, outputs and dead letters: written by its consumer alone
     bells/p0003, bells/out  sockets of those who wait
 
@@ -26,7 +26,6 @@ from streaming.queues.base import (
     DeadEntry,
     DeadLetter,
     Delivered,
-    Event,
     Guarantee,
     Lease,
     MicroBatch,
@@ -37,36 +36,29 @@ from streaming.queues.base import (
 )
 from streaming.queues.bell import Bell, Listener
 from streaming.queues.checkpoint import LOG_PAGES, Checkpointer
+from streaming.queues.log import EventLog, LogReader
 from zaphod.errors import ConfigError, QueueUnavailableError
 from zaphod.storage import LocalStorage
 
 Durability: TypeAlias = Literal["os", "disk"]
 
 _STREAM_FILE = "stream.json"
+# 1 had its events in SQLite too.
+_FORMAT = 2
 # Commits survive the death of any process either way; "disk" also the loss of power, at an fsync each.
 _SYNCHRONOUS = {"os": "NORMAL", "disk": "FULL"}
+# Offsets of a replay generation: 17 million million, and half a million generations.
+_GENERATION = 1 << 44
 _BUSY_TIMEOUT_S = 5.0
 _ACQUIRE_TIMEOUT_S = 0.02
 # Bells are not lost, but a listener may come a moment after a bell's last look into the folder.
 _LONGEST_WAIT_S = 0.25
 
-_IN_TABLES = """
-CREATE TABLE IF NOT EXISTS log (
-    "offset" INTEGER PRIMARY KEY, id TEXT NOT NULL, key TEXT, value BLOB NOT NULL, headers TEXT, created REAL NOT NULL
-);
-CREATE TABLE IF NOT EXISTS ids0 (id TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS ids1 (id TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS head (
-    one INTEGER PRIMARY KEY CHECK (one = 1), next INTEGER NOT NULL, ids INTEGER NOT NULL, turned REAL NOT NULL
-);
-INSERT OR IGNORE INTO head VALUES (1, 0, 0, 0);
-"""
-
 _OUT_TABLES = """
 CREATE TABLE IF NOT EXISTS outputs (
-    generation INTEGER NOT NULL, "offset" INTEGER NOT NULL, id TEXT NOT NULL, key TEXT, value BLOB NOT NULL,
-    headers TEXT, created REAL NOT NULL, committed REAL NOT NULL, PRIMARY KEY (generation, "offset")
-) WITHOUT ROWID;
+    place INTEGER PRIMARY KEY, id TEXT NOT NULL, key TEXT, value BLOB NOT NULL, headers TEXT, created REAL NOT NULL,
+    committed REAL NOT NULL
+);
 CREATE TABLE IF NOT EXISTS dead_letters (
     generation INTEGER NOT NULL, "offset" INTEGER NOT NULL, id TEXT NOT NULL, key TEXT, value BLOB NOT NULL,
     headers TEXT, created REAL NOT NULL, cause TEXT NOT NULL, reason TEXT NOT NULL, attempts INTEGER NOT NULL,
@@ -79,11 +71,9 @@ CREATE TABLE IF NOT EXISTS state (
 INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, NULL, 0, -1, 0);
 """
 
-_READ = 'SELECT "offset", id, key, value, headers, created FROM log WHERE "offset" >= ? ORDER BY "offset" LIMIT ?'
-_APPEND = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)"
 _MOVE = "UPDATE state SET next = ?, tried = -1 WHERE epoch = ? AND next = ?"
 _IS_THERE = "SELECT 1 FROM state WHERE epoch = ? AND next = ?"
-_OUTPUT = "INSERT INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_OUTPUT = "INSERT INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?)"
 _DEAD_LETTER = "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ACQUIRE = """
 UPDATE state SET epoch = epoch + 1, owner = ?, expires = ? WHERE ? OR owner IS NULL OR expires < ?
@@ -93,8 +83,7 @@ _RELEASE = "UPDATE state SET owner = NULL, expires = 0, tried = -1 WHERE epoch =
 _RENEW = "UPDATE state SET expires = ? WHERE epoch = ?"
 _NOTE = "UPDATE state SET tried = next, attempts = ? WHERE epoch = ? AND next = ?"
 _READ_OUTPUTS = """
-SELECT generation, "offset", id, key, value, headers, created, committed FROM outputs
-WHERE (generation, "offset") > (?, ?) ORDER BY generation, "offset" LIMIT ?
+SELECT place, id, key, value, headers, created, committed FROM outputs WHERE place > ? ORDER BY place LIMIT ?
 """
 _DROP_DEAD = 'DELETE FROM dead_letters WHERE generation = ? AND "offset" = ?'
 _OUTPUT_END = "SELECT generation, next - 1 FROM state"
@@ -108,6 +97,7 @@ class StreamFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """stream.json."""
 
     num_partitions: int
+    format: int = 1
 
 
 class SqliteQueue:
@@ -119,18 +109,21 @@ class SqliteQueue:
     def __init__(
         self, folder: Path, *, num_partitions: int, durability: Durability = "os", dedupe_window_s: float = 600.0
     ) -> None:
-        """Makes the stream when it is new. Raises: ConfigError when it exists with other partitions."""
+        """Makes the stream when it is new. Raises: ConfigError when it exists with other partitions or another form."""
         self._folder = folder.absolute()
         self._durability = durability
-        self._dedupe_window_s = dedupe_window_s
         self.num_partitions = num_partitions
         with _translated(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             _check_stream_file(self._folder, num_partitions)
-            self._inputs = [self._open(partition, "in", _IN_TABLES) for partition in range(num_partitions)]
-            self._outputs = [self._open(partition, "out", _OUT_TABLES) for partition in range(num_partitions)]
+            self._logs = [
+                EventLog(self._folder, _name(partition), dedupe_window_s=dedupe_window_s, disk=durability == "disk")
+                for partition in range(num_partitions)
+            ]
+            self._outputs = [self._open(partition) for partition in range(num_partitions)]
+        for partition in range(num_partitions):
+            self._forget_lost(partition)
         self._bells: dict[int, Bell] = {}
-        self._checkpointer = Checkpointer()
         self._output_listener: Listener | None = None
 
     def produce(self, events: Sequence[NewEvent]) -> int:
@@ -140,11 +133,10 @@ class SqliteQueue:
         appended = 0
         for partition, mine in by_partition.items():
             with _translated(self._folder):
-                new = self._append(self._inputs[partition], mine)
+                new = self._logs[partition].append(mine)
             appended += new
             if new:
                 self._bell(partition).ring()
-                self._checkpointer.note(_path(self._folder, partition, "in"))
         return appended
 
     def consumer(self, owner: str, *, lease_s: float) -> SqliteConsumer:
@@ -160,7 +152,7 @@ class SqliteQueue:
         found: list[Delivered] = []
         with _translated(self._folder):
             for partition, cursor in cursors.items():
-                parameters = (cursor.generation, cursor.offset, max_outputs - len(found))
+                parameters = (_place(cursor.generation, cursor.offset), max_outputs - len(found))
                 rows = self._outputs[partition].execute(_READ_OUTPUTS, parameters).fetchall()
                 found.extend(_delivered(partition, row) for row in rows)
         return found
@@ -205,53 +197,43 @@ class SqliteQueue:
             )
 
     def close(self) -> None:
-        self._checkpointer.close()
-        for connection in (*self._inputs, *self._outputs):
+        for log in self._logs:
+            log.close()
+        for connection in self._outputs:
             connection.close()
         for bell in self._bells.values():
             bell.close()
         if self._output_listener is not None:
             self._output_listener.close()
 
-    def _append(self, connection: sqlite3.Connection, events: Sequence[NewEvent]) -> int:
-        with _transaction(connection):
-            first, table, turned = connection.execute("SELECT next, ids, turned FROM head").fetchone()
-            if time.time() - turned > self._dedupe_window_s:
-                table = 1 - table
-                connection.execute(f"DELETE FROM ids{table}")  # noqa: S608  # 0 or 1
-                connection.execute("UPDATE head SET ids = ?, turned = ?", (table, time.time()))
-            offset = first
-            for event in events:
-                if _is_new(connection, event.id, table):
-                    headers = msgspec.json.encode(event.headers).decode() if event.headers else None
-                    connection.execute(_APPEND, (offset, event.id, event.key, event.value, headers, event.created))
-                    offset += 1
-            connection.execute("UPDATE head SET next = ?", (offset,))
-        return int(offset - first)
-
     def _position(self, partition: int, now: float) -> Position:
         next_offset, epoch, owner, expires = (
             self._outputs[partition].execute("SELECT next, epoch, owner, expires FROM state").fetchone()
         )
-        end, oldest = (
-            self._inputs[partition]
-            .execute('SELECT next, (SELECT created FROM log WHERE "offset" = ?) FROM head', (next_offset,))
-            .fetchone()
-        )
+        log = self._logs[partition]
+        oldest = log.read(next_offset, max_events=1)
         return Position(
             partition=partition,
             next_offset=next_offset,
-            end_offset=end,
+            end_offset=log.end,
             owner=owner,
             epoch=epoch,
             expired=expires < now,
-            oldest_s=0.0 if oldest is None else max(0.0, now - oldest),
+            oldest_s=max(0.0, now - oldest[0].created) if oldest else 0.0,
         )
 
-    def _open(self, partition: int, side: str, tables: str) -> sqlite3.Connection:
-        connection = _connect(_path(self._folder, partition, side), self._durability)
-        connection.executescript(tables)
+    def _open(self, partition: int) -> sqlite3.Connection:
+        connection = _connect(_path(self._folder, partition), self._durability)
+        connection.executescript(_OUT_TABLES)
         return connection
+
+    def _forget_lost(self, partition: int) -> None:
+        """After a loss of power the log may end before what was consumed of it: its next events are new ones."""
+        with _translated(self._folder):
+            (next_offset,) = self._outputs[partition].execute("SELECT next FROM state").fetchone()
+        end = self._logs[partition].end
+        if next_offset > end:
+            self.replay(partition, offset=end)
 
     def _bell(self, partition: int) -> Bell:
         if partition not in self._bells:
@@ -281,7 +263,7 @@ class SqliteConsumer:
         now = time.time()
         with _translated(self._folder):
             # An owner that hangs in the middle of a commit holds the file: the other partitions must not wait for it.
-            path = _path(self._folder, partition, "out")
+            path = _path(self._folder, partition)
             output = _connect(path, self._durability, timeout_s=_ACQUIRE_TIMEOUT_S)
             try:
                 with _transaction(output):
@@ -296,7 +278,7 @@ class SqliteConsumer:
                 return None
             output.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000:.0f}")
             epoch, generation, next_offset = row
-            log = _connect(_path(self._folder, partition, "in"), self._durability)
+            log = LogReader(self._folder, _name(partition))
         self._forget(partition)
         self._held[partition] = _Held(
             log=log, output=output, path=path, epoch=epoch, generation=generation, next_offset=next_offset
@@ -323,7 +305,7 @@ class SqliteConsumer:
         for partition, held in list(self._held.items()):
             with (
                 _translated(self._folder),
-                contextlib.closing(_connect(_path(self._folder, partition, "out"), self._durability)) as connection,
+                contextlib.closing(_connect(_path(self._folder, partition), self._durability)) as connection,
             ):
                 if connection.execute(_RENEW, (expires, held.epoch)).rowcount == 0:
                     held.lost = True
@@ -349,10 +331,10 @@ class SqliteConsumer:
             if not moved:
                 moved = connection.execute(_IS_THERE, (batch.epoch, batch.next_offset)).fetchone() is not None
             else:
-                generation = held.generation
-                connection.executemany(_OUTPUT, [(generation, *_record(output), now) for output in outputs])
+                first = _place(held.generation, 0)
+                connection.executemany(_OUTPUT, [(first + o.offset, *_record(o), now) for o in outputs])
                 if dead_letters:
-                    letters = [(generation, *_dead_record(letter)) for letter in dead_letters]
+                    letters = [(held.generation, *_dead_record(letter)) for letter in dead_letters]
                     connection.executemany(_DEAD_LETTER, letters)
         if not moved:
             self._forget(batch.partition)
@@ -389,9 +371,8 @@ class SqliteConsumer:
                 continue
             self._turn.append(partition)
             with _translated(self._folder):
-                rows = held.log.execute(_READ, (held.next_offset, max_events)).fetchall()
-            if rows:
-                events = [Event(row[0], row[1], row[2], row[3], _headers(row[4]), row[5]) for row in rows]
+                events = held.log.read(held.next_offset, max_events=max_events)
+            if events:
                 return MicroBatch(partition=partition, epoch=held.epoch, events=events)
         return None
 
@@ -417,7 +398,7 @@ class _Held:
     def __init__(
         self,
         *,
-        log: sqlite3.Connection,
+        log: LogReader,
         output: sqlite3.Connection,
         path: Path,
         epoch: int,
@@ -435,6 +416,7 @@ class _Held:
 
 def _connect(path: Path, durability: Durability, *, timeout_s: float = _BUSY_TIMEOUT_S) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
+    connection.execute("PRAGMA page_size = 1024")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
     connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
@@ -464,30 +446,31 @@ def _translated(folder: Path) -> Iterator[None]:
 def _check_stream_file(folder: Path, num_partitions: int) -> None:
     storage = LocalStorage(folder)
     try:
-        storage.create(_STREAM_FILE, msgspec.json.encode(StreamFile(num_partitions)))
+        storage.create(_STREAM_FILE, msgspec.json.encode(StreamFile(num_partitions, _FORMAT)))
     except FileExistsError:
-        existing = msgspec.json.decode(storage.read(_STREAM_FILE), type=StreamFile).num_partitions
-        if existing != num_partitions:
+        existing = msgspec.json.decode(storage.read(_STREAM_FILE), type=StreamFile)
+        if existing.num_partitions != num_partitions:
             raise ConfigError(
-                f"Cannot open the queue {folder} with {num_partitions} partitions: it was made with {existing}, "
-                "and keys would change places. Use that number, or another folder."
+                f"Cannot open the queue {folder} with {num_partitions} partitions: it was made with "
+                f"{existing.num_partitions}, and keys would change places. Use that number, or another folder."
+            ) from None
+        if existing.format != _FORMAT:
+            raise ConfigError(
+                f"Cannot open the queue {folder}: its files have form {existing.format}, this release reads form "
+                f"{_FORMAT}. Use another folder."
             ) from None
 
 
-def _is_new(connection: sqlite3.Connection, identifier: str, table: int) -> bool:
-    """Notes the id; False when it came before, within the window."""
-    older = connection.execute(f"SELECT 1 FROM ids{1 - table} WHERE id = ?", (identifier,))  # noqa: S608  # 0 or 1
-    if older.fetchone():
-        return False
-    return connection.execute(f"INSERT OR IGNORE INTO ids{table} VALUES (?)", (identifier,)).rowcount == 1  # noqa: S608
+def _name(partition: int) -> str:
+    return f"p{partition:04d}"
 
 
-def _path(folder: Path, partition: int, side: str) -> Path:
-    return folder / f"p{partition:04d}.{side}.db"
+def _path(folder: Path, partition: int) -> Path:
+    return folder / f"{_name(partition)}.out.db"
 
 
 def _in_bell(folder: Path, partition: int) -> Path:
-    return folder / "bells" / f"p{partition:04d}"
+    return folder / "bells" / _name(partition)
 
 
 def _out_bell(folder: Path) -> Path:
@@ -496,7 +479,7 @@ def _out_bell(folder: Path) -> Path:
 
 def _record(output: Output) -> tuple[object, ...]:
     headers = msgspec.json.encode(output.headers).decode() if output.headers else None
-    return output.offset, output.id, output.key, output.value, headers, output.created
+    return output.id, output.key, output.value, headers, output.created
 
 
 def _dead_record(letter: DeadLetter) -> tuple[object, ...]:
@@ -512,10 +495,16 @@ def _headers(text: str | None) -> Mapping[str, str]:
 
 
 def _delivered(partition: int, row: tuple[object, ...]) -> Delivered:
-    generation, offset, identifier, key, value, headers, created, committed = row
+    place, identifier, key, value, headers, created, committed = row
+    generation, offset = divmod(place, _GENERATION)  # type: ignore[operator]  # as the table's columns say
     return Delivered(
         partition=partition,
-        cursor=Cursor(generation=generation, offset=offset),  # type: ignore[arg-type]  # as the table's columns say
+        cursor=Cursor(generation=generation, offset=offset),
         output=Output(offset, identifier, key, value, _headers(headers), created),  # type: ignore[arg-type]
         committed=committed,  # type: ignore[arg-type]
     )
+
+
+def _place(generation: int, offset: int) -> int:
+    """One number for both: SQLite appends to a table by such a key without moving what is there."""
+    return generation * _GENERATION + offset

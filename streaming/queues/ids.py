@@ -1,0 +1,173 @@
+"""Which ids a partition has seen lately: hash tables in mapped files that producers of one machine share.
+
+A table is a cache of the log, which alone decides: an entry says at which offset an id of this hash may stand. So it is
+written before the events count, and nothing has to be undone when they never do. A B-tree would write a page for each
+id, for ids come in no order.
+
+A table that is full, or as old as the window, is followed by another; it goes when it has been followed for a window.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_WORD = 8
+# Words before the slots: capacity, number of entries, when it was begun and when it was followed, in ns.
+_CAPACITY, _COUNT, _BEGUN, _FOLLOWED, _HEAD = 0, 1, 2, 3, 8
+_FIRST_CAPACITY = 1 << 12
+_LARGEST_CAPACITY = 1 << 22
+_GROWTH = 4
+_FILLED = 0.6
+
+
+def hash_id(identifier: str) -> int:
+    """64 bits, never 0, which marks an empty slot."""
+    digest = hashlib.blake2b(identifier.encode(), digest_size=_WORD, usedforsecurity=False).digest()
+    return int.from_bytes(digest, "little") or 1
+
+
+class _Table:
+    """One file: open addressing, a slot is a hash and an offset."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 0)
+        self._words = memoryview(self._map).cast("Q")
+        self._mask = self._words[_CAPACITY] - 1
+
+    @classmethod
+    def create(cls, path: Path, *, capacity: int, now_ns: int) -> _Table:
+        # Left by one that died before it told of it; nobody else has it open.
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            # All of it now: a page that finds no room when it is touched ends the process.
+            os.posix_fallocate(descriptor, 0, (_HEAD + 2 * capacity) * _WORD)
+            head = memoryview(bytearray(_HEAD * _WORD)).cast("Q")
+            head[_CAPACITY], head[_BEGUN] = capacity, now_ns
+            os.pwrite(descriptor, head.cast("B"), 0)
+        finally:
+            os.close(descriptor)
+        return cls(path)
+
+    @property
+    def capacity(self) -> int:
+        return self._mask + 1
+
+    @property
+    def is_full(self) -> bool:
+        return self._words[_COUNT] > _FILLED * self.capacity
+
+    def begun_before(self, moment_ns: int) -> bool:
+        return self._words[_BEGUN] < moment_ns
+
+    def followed_before(self, moment_ns: int) -> bool:
+        return 0 < self._words[_FOLLOWED] < moment_ns
+
+    def follow(self, now_ns: int) -> None:
+        self._words[_FOLLOWED] = now_ns
+
+    def find(self, hashed: int) -> int | None:
+        place = self._place(hashed)
+        return self._words[place + 1] if self._words[place] else None
+
+    def put(self, hashed: int, offset: int) -> None:
+        place, words = self._place(hashed), self._words
+        words[_COUNT] += not words[place]
+        words[place + 1] = offset
+        words[place] = hashed
+
+    def close(self) -> None:
+        self._words.release()
+        self._map.close()
+
+    def _place(self, hashed: int) -> int:
+        """Of its slot, or of the empty one where it would stand."""
+        words, mask, slot = self._words, self._mask, hashed & self._mask
+        while (seen := words[_HEAD + 2 * slot]) and seen != hashed:
+            slot = (slot + 1) & mask
+        return _HEAD + 2 * slot
+
+
+class SeenIds:
+    """The tables of one partition. Every call is made under the log's lock.
+
+    shared: two words that all processes see, the numbers of the oldest table and of the one to come.
+    """
+
+    def __init__(self, folder: Path, name: str, *, shared: memoryview, window_s: float) -> None:
+        self._folder = folder
+        self._name = name
+        self._shared = shared
+        self._window_ns = int(window_s * 1e9)
+        self._tables: dict[int, _Table] = {}
+
+    def refresh(self) -> None:
+        """To be called once before `find` and `put`: opens what others began, begins a table when it is time."""
+        now_ns = time.time_ns()
+        oldest, end = self._shared
+        if self._tables.keys() != set(range(oldest, end)):
+            self._open(oldest, end)
+        while self._tables and (first := self._tables[self._shared[0]]).followed_before(now_ns - self._window_ns):
+            number, self._shared[0] = self._shared[0], self._shared[0] + 1
+            first.close()
+            del self._tables[number]
+            self._path(number).unlink(missing_ok=True)
+        newest = self._tables.get(end - 1)
+        if newest is None:
+            self._begin(_FIRST_CAPACITY, now_ns)
+        elif newest.is_full:
+            self._begin(min(_GROWTH * newest.capacity, _LARGEST_CAPACITY), now_ns)
+        elif newest.begun_before(now_ns - self._window_ns):
+            self._begin(newest.capacity, now_ns)
+
+    def find(self, hashed: int) -> Iterator[int]:
+        """Offsets at which an id of this hash may stand."""
+        for table in self._tables.values():
+            offset = table.find(hashed)
+            if offset is not None:
+                yield offset
+
+    def put(self, hashed: int, offset: int) -> None:
+        newest = self._tables[self._shared[1] - 1]
+        if newest.is_full:
+            self._begin(min(_GROWTH * newest.capacity, _LARGEST_CAPACITY), time.time_ns())
+            newest = self._tables[self._shared[1] - 1]
+        newest.put(hashed, offset)
+
+    def forget(self) -> None:
+        """Drops every table: they are from before the machine was started, and may lack anything."""
+        oldest, end = self._shared
+        self.close()
+        for number in range(oldest, end):
+            self._path(number).unlink(missing_ok=True)
+        self._shared[0] = end
+
+    def close(self) -> None:
+        for table in self._tables.values():
+            table.close()
+        self._tables.clear()
+
+    def _open(self, oldest: int, end: int) -> None:
+        for number in [number for number in self._tables if not oldest <= number < end]:
+            self._tables.pop(number).close()
+        for number in range(oldest, end):
+            if number not in self._tables:
+                self._tables[number] = _Table(self._path(number))
+
+    def _begin(self, capacity: int, now_ns: int) -> None:
+        number = self._shared[1]
+        table = _Table.create(self._path(number), capacity=capacity, now_ns=now_ns)
+        before = self._tables.get(number - 1)
+        if before is not None:
+            before.follow(now_ns)
+        self._tables[number] = table
+        self._shared[1] = number + 1
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{self._name}.ids-{number}"
