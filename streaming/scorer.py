@@ -37,9 +37,13 @@ class Answers:
 
 
 class _Decoded(msgspec.Struct, frozen=True, gc=False):
+    """answers: those of the event's micro-batch."""
+
     event: Event
     row: Row
     envelope: events.Envelope | None
+    partition: int
+    answers: Answers
 
 
 class Scorer:
@@ -100,7 +104,9 @@ class Scorer:
         self._loop.run(self.step)
 
     def step(self) -> int:
-        """One micro-batch of one partition; returns the number of its events, 0 when none came.
+        """A micro-batch of each partition that has events; returns the number of events, 0 when none came.
+
+        They are scored in one call and committed one by one.
 
         Raises: QueueUnavailableError.
         """
@@ -114,7 +120,9 @@ class Scorer:
             return 0
         if self._suspects.get(batch.partition):
             return self._step_carefully(batch)
-        return self._score_and_commit(batch)
+        left = self._settings.max_batch - len(batch.events)
+        others = self._consumer.poll_others(batch, max_events=left) if left > 0 else []
+        return self._score_and_commit([batch, *(other for other in others if not self._suspects.get(other.partition))])
 
     def _apply(self, wanted: frozenset[int], steal: frozenset[int]) -> None:
         for partition in self._consumer.partitions - wanted:
@@ -152,7 +160,7 @@ class Scorer:
                     answers = Answers(dead_letters=[self._dead_letter(event, Cause.FAILED, reason, attempts)])
                 else:
                     self._consumer.note_attempt(single, attempts=attempts + 1)
-                    answers = self._score(single, self._model.snapshot())
+                    (answers,) = self._score([single], self._model.snapshot())
             except FencedError:
                 self._lose(batch.partition)
                 return 0
@@ -162,9 +170,11 @@ class Scorer:
             self._attempts.pop(batch.partition, None)
         return len(batch.events)
 
-    def _score_and_commit(self, batch: MicroBatch) -> int:
-        answers = self._score(batch, self._model.snapshot())
-        return len(batch.events) if self._commit(batch, answers) else 0
+    def _score_and_commit(self, batches: Sequence[MicroBatch]) -> int:
+        scored = self._score(batches, self._model.snapshot())
+        return sum(
+            len(batch.events) for batch, answers in zip(batches, scored, strict=True) if self._commit(batch, answers)
+        )
 
     def _commit(self, batch: MicroBatch, answers: Answers) -> bool:
         """False when the partition belongs to another by now: nothing was written, that one scores it again."""
@@ -183,44 +193,48 @@ class Scorer:
         self._suspects.pop(partition, None)
         _log.warning("lost partition to another owner; nothing of the last batch was written", extra={"p": partition})
 
-    def _score(self, batch: MicroBatch, snapshot: Snapshot) -> Answers:
-        answers = Answers()
+    def _score(self, batches: Sequence[MicroBatch], snapshot: Snapshot) -> list[Answers]:
+        """One for each micro-batch."""
+        scored: list[Answers] = []
         decoded: list[_Decoded] = []
-        for event in batch.events:
-            try:
-                row, envelope = events.decode(event, snapshot.decoder)
-            except InvalidInputError as error:
-                letter = self._dead_letter(event, Cause.UNPROCESSABLE, error.message, 1, snapshot)
-                answers.dead_letters.append(letter)
-                snapshot.refuse(error, entities=[event.key], ids=[events.original_id(event)])
-            else:
-                decoded.append(_Decoded(event, row, envelope))
+        for batch in batches:
+            answers = Answers()
+            scored.append(answers)
+            for event in batch.events:
+                try:
+                    row, envelope = events.decode(event, snapshot.decoder)
+                except InvalidInputError as error:
+                    letter = self._dead_letter(event, Cause.UNPROCESSABLE, error.message, 1, snapshot)
+                    answers.dead_letters.append(letter)
+                    snapshot.refuse(error, entities=[event.key], ids=[events.original_id(event)])
+                else:
+                    decoded.append(_Decoded(event, row, envelope, batch.partition, answers))
         if decoded:
-            self._predict(decoded, snapshot, batch.partition, answers)
-        return answers
+            self._predict(decoded, snapshot)
+        return scored
 
-    def _predict(self, decoded: list[_Decoded], snapshot: Snapshot, partition: int, answers: Answers) -> None:
+    def _predict(self, decoded: list[_Decoded], snapshot: Snapshot) -> None:
         try:
             scored = self._scored(decoded, snapshot)
         except PredictionError:
             # One event's failure must not be its neighbours': each is tried for itself.
             for item in decoded:
-                self._predict_one(item, snapshot, partition, answers)
+                self._predict_one(item, snapshot)
         else:
-            self._encode(decoded, scored, snapshot, partition, answers)
+            self._encode(decoded, scored, snapshot)
 
-    def _predict_one(self, item: _Decoded, snapshot: Snapshot, partition: int, answers: Answers) -> None:
+    def _predict_one(self, item: _Decoded, snapshot: Snapshot) -> None:
         for attempt in range(1, self._settings.max_attempts + 1):
             try:
                 scored = self._scored([item], snapshot)
             except PredictionError as error:
                 if attempt == self._settings.max_attempts:
                     letter = self._dead_letter(item.event, Cause.FAILED, error.message, attempt, snapshot)
-                    answers.dead_letters.append(letter)
+                    item.answers.dead_letters.append(letter)
                 else:
                     self._pause(self._settings.backoff_s * 2 ** (attempt - 1))
             else:
-                self._encode([item], scored, snapshot, partition, answers)
+                self._encode([item], scored, snapshot)
                 return
 
     def _scored(self, decoded: list[_Decoded], snapshot: Snapshot) -> Scored:
@@ -230,14 +244,12 @@ class Scorer:
             ids=[events.original_id(item.event) for item in decoded],
         )
 
-    def _encode(
-        self, decoded: Sequence[_Decoded], scored: Scored, snapshot: Snapshot, partition: int, answers: Answers
-    ) -> None:
+    def _encode(self, decoded: Sequence[_Decoded], scored: Scored, snapshot: Snapshot) -> None:
         rows = self._writer(snapshot).rows(scored.predictions)
         for i, (item, prediction) in enumerate(zip(decoded, rows, strict=True)):
             stamp = scored.stamp_of(i)
-            answers.outputs.append(
-                events.encode(item.event, item.envelope, partition=partition, stamp=stamp, prediction=prediction)
+            item.answers.outputs.append(
+                events.encode(item.event, item.envelope, partition=item.partition, stamp=stamp, prediction=prediction)
             )
 
     def _writer(self, snapshot: Snapshot) -> RowWriter:

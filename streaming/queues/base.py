@@ -198,6 +198,13 @@ class Consumer(Protocol):
         """
         ...
 
+    def poll_others(self, batch: MicroBatch, *, max_events: int) -> list[MicroBatch]:
+        """What is known, without asking a broker, to wait in partitions beside the polled one: so many events in all.
+
+        For who scores them in one call and commits each for itself. Empty is always right.
+        """
+        ...
+
     def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
         """Outputs and dead letters, each in any order, and the offset after the batch: all or nothing.
 

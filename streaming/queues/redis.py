@@ -343,6 +343,15 @@ class RedisConsumer:
             if left_s <= 0 or self._woken.is_set():
                 return None
 
+    def poll_others(self, batch: MicroBatch, *, max_events: int) -> list[MicroBatch]:
+        found: list[MicroBatch] = []
+        for partition in self._turn:
+            held = self._held[partition]
+            if max_events > 0 and partition != batch.partition and held.waiting and not held.lost:
+                found.append(self._take(partition, max_events))
+                max_events -= len(found[-1].events)
+        return found
+
     def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
         held = self._held.get(batch.partition)
         if held is None or held.epoch != batch.epoch:
@@ -398,6 +407,9 @@ class RedisConsumer:
             return None
         self._turn.remove(partition)
         self._turn.append(partition)
+        return self._take(partition, max_events)
+
+    def _take(self, partition: int, max_events: int) -> MicroBatch:
         held = self._held[partition]
         rows, held.waiting = held.waiting[:max_events], []
         return MicroBatch(partition=partition, epoch=held.epoch, events=[_event(row) for row in rows])

@@ -321,6 +321,16 @@ class SqliteConsumer:
             if self._listener.wait(min(left_s, _LONGEST_WAIT_S)):
                 return self._poll_now(max_events)
 
+    def poll_others(self, batch: MicroBatch, *, max_events: int) -> list[MicroBatch]:
+        found: list[MicroBatch] = []
+        for partition in self._turn:
+            if max_events > 0 and partition != batch.partition and not self._held[partition].lost:
+                other = self._read(partition, max_events)
+                if other is not None:
+                    found.append(other)
+                    max_events -= len(other.events)
+        return found
+
     def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
         held = self._held.get(batch.partition)
         if held is None or held.epoch != batch.epoch:
@@ -364,17 +374,22 @@ class SqliteConsumer:
 
     def _poll_now(self, max_events: int) -> MicroBatch | None:
         for _ in range(len(self._turn)):
-            partition = self._turn.pop(0)
+            partition = self._turn[0]
             held = self._held[partition]
             if held.lost:
                 self._forget(partition)
                 continue
-            self._turn.append(partition)
-            with _translated(self._folder):
-                events = held.log.read(held.next_offset, max_events=max_events)
-            if events:
-                return MicroBatch(partition=partition, epoch=held.epoch, events=events)
+            self._turn.append(self._turn.pop(0))
+            batch = self._read(partition, max_events)
+            if batch is not None:
+                return batch
         return None
+
+    def _read(self, partition: int, max_events: int) -> MicroBatch | None:
+        held = self._held[partition]
+        with _translated(self._folder):
+            events = held.log.read(held.next_offset, max_events=max_events)
+        return MicroBatch(partition=partition, epoch=held.epoch, events=events) if events else None
 
     def _forget(self, partition: int) -> None:
         held = self._held.pop(partition, None)

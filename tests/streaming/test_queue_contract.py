@@ -126,6 +126,33 @@ def test_a_commit_moves_on_and_shows_the_outputs(queue: Queue, open_queue: OpenQ
     consumer.close()
 
 
+def test_what_waits_elsewhere_may_be_scored_with_it(queue: Queue) -> None:
+    """Others' events come at most so many, never the polled partition's, and each batch is committed for itself."""
+    keys = [next(key for key in "abcdefgh" if partition_of(key) == partition) for partition in (0, 1)]
+    for start, key in zip((0, 10), keys, strict=True):
+        queue.produce(new_events(3, key=key, start=start))
+    consumer = queue.consumer("me", lease_s=LEASE_S)
+    consumer.acquire(0)
+    consumer.acquire(1)
+    values: set[bytes] = set()
+    deadline = time.monotonic() + 20
+
+    while len(values) < 6:
+        assert time.monotonic() < deadline, values
+        batch = consumer.poll(max_events=3, wait_s=1)
+        if batch is None:
+            continue
+        others = consumer.poll_others(batch, max_events=2)
+        assert batch.partition not in {other.partition for other in others}
+        assert sum(len(other.events) for other in others) <= 2
+        for each in (batch, *others):
+            consumer.commit(each, outputs=answers(each), dead_letters=[])
+            values |= {event.value for event in each.events}
+
+    assert len(everything(queue)) == 6
+    consumer.close()
+
+
 def test_without_a_commit_the_same_events_come_again(queue: Queue) -> None:
     """A consumer that died before its commit has changed nothing."""
     queue.produce(new_events(3))

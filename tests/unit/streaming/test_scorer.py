@@ -93,6 +93,36 @@ def test_answers_carry_id_version_and_place(queue: SqliteQueue, small_registry: 
     }  # fmt: skip
 
 
+def test_partitions_are_scored_together_and_committed_each(tmp_path: Path, small_registry: Registry) -> None:
+    """One step takes what waits in all of them; one that went to another meanwhile costs the others nothing."""
+    queue = SqliteQueue(tmp_path / "wide", num_partitions=3)
+    scorer = Scorer(
+        queue.consumer("me", lease_s=30), ServedModel.open(small_registry, "constant@1"), settings=SETTINGS, lease_s=30
+    )
+    scorer.assign(range(3))
+    values = [*([json.dumps(GOOD).encode()] * 8), b"{not json"]
+    queue.produce([NewEvent(value=value, id=f"e{i}", created=time.time()) for i, value in enumerate(values)])
+    assert all(position.lag for position in queue.positions())
+    assert scorer.step() == len(values)
+    queue.produce([NewEvent(value=values[0], id=f"f{i}", created=time.time()) for i in range(8)])
+    queue.replay(1, offset=0)  # fences the scorer there
+
+    taken = queue.positions()[0].lag + queue.positions()[2].lag
+
+    assert scorer.step() == taken
+    found = [
+        msgspec.json.decode(d.output.value)
+        for d in queue.read_outputs(dict.fromkeys(range(3), Cursor()), max_outputs=99)
+    ]
+    assert {(o["partition"], o["offset"]) for o in found} == {
+        (d.partition, d.output.offset) for d in queue.read_outputs(dict.fromkeys(range(3), Cursor()), max_outputs=99)
+    }
+    assert len(found) == 8 + taken
+    assert scorer.partitions == {0, 2}
+    assert len(queue.read_dead_letters(dict.fromkeys(range(3), Cursor()), max_letters=9)) == 1
+    queue.close()
+
+
 def test_answers_of_several_targets_are_by_target(queue: SqliteQueue, several: Registry) -> None:
     """Labels and probabilities under the targets' names."""
     send(queue, GOOD)
