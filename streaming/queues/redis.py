@@ -185,12 +185,19 @@ class RedisQueue:
             arguments = by_partition.setdefault(partition, [window_ms, f"{self._key(partition, 'id')}:"])
             arguments += [event.id, event.key or "", _packed(event.headers), repr(event.created), event.value]
             arguments.append(0 if event.key is None else 1)
-        appended = 0
+        calls = [
+            ([self._key(partition, "in"), self._key(partition, "head")], arguments)
+            for partition, arguments in by_partition.items()
+        ]
         with _translated():
-            for partition, arguments in by_partition.items():
-                keys = [self._key(partition, "in"), self._key(partition, "head")]
-                appended += int(self._produce(keys=keys, args=arguments))
-        return appended
+            try:
+                with self._client.pipeline(transaction=False) as pipeline:
+                    for keys, arguments in calls:
+                        pipeline.evalsha(self._produce.sha, len(keys), *keys, *arguments)
+                    appended = pipeline.execute()
+            except redis.exceptions.NoScriptError:  # its first time, or the server was started anew
+                appended = [self._produce(keys=keys, args=arguments) for keys, arguments in calls]
+        return sum(map(int, appended))
 
     def consumer(self, owner: str, *, lease_s: float) -> RedisConsumer:
         return RedisConsumer(self._url, name=self._name, owner=owner, lease_s=lease_s)
@@ -223,15 +230,14 @@ class RedisQueue:
         ]
 
     def read_outputs(self, cursors: Mapping[int, Cursor], *, max_outputs: int) -> list[Delivered]:
+        streams = {self._key(partition, "out"): _output_id(cursor) for partition, cursor in cursors.items()}
         found: list[Delivered] = []
         with _translated():
-            for partition, cursor in cursors.items():
-                count = max_outputs - len(found)
-                if count <= 0:
-                    break
-                begin = f"({_output_id(cursor)}"
-                rows = self._client.xrange(self._key(partition, "out"), min=begin, count=count)
-                found.extend(_delivered(partition, row) for row in rows)
+            # So many of each partition that all together are not more than was asked for, if each has one.
+            read = self._client.xread(streams, count=max(1, max_outputs // len(streams))) if streams else ()
+        for key, rows in read or ():
+            partition = _partition(key)
+            found.extend(_delivered(partition, row) for row in rows[: max_outputs - len(found)])
         self._seen = {**cursors, **{delivered.partition: delivered.cursor for delivered in found}}
         return found
 
