@@ -61,20 +61,27 @@ def feed(queue: Queue, events: Iterable[NewEvent], *, rate: float | None, limit:
     Each event's `created` is the moment it is due: time it spends waiting to be written counts as latency.
     """
     remaining = itertools.islice(events, limit)
+    # Read before they are due, as many as were due the last time.
+    ready: list[NewEvent] = []
     began = last = time.time()
-    sent = 0
+    sent = num_last = 0
     while True:
         due = _MAX_CHUNK
         if rate is not None:
             now = time.time()
             pause_s = max(began + sent / rate, last + _CHUNK_EVERY_S) - now
             if pause_s > 0:
-                time.sleep(pause_s)
+                early = list(itertools.islice(remaining, max(0, num_last - len(ready))))
+                if early:
+                    ready += early
+                else:
+                    time.sleep(pause_s)
                 continue
             due, last = max(1, min(_MAX_CHUNK, int((now - began) * rate) + 1 - sent)), now
-        chunk = list(itertools.islice(remaining, due))
+        chunk = [*ready[:due], *itertools.islice(remaining, max(0, due - len(ready)))]
         if not chunk:
             return sent
+        ready, num_last = ready[due:], len(chunk)
         stamped = [
             msgspec.structs.replace(event, created=time.time() if rate is None else began + (sent + i) / rate)
             for i, event in enumerate(chunk)

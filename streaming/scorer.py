@@ -172,15 +172,18 @@ class Scorer:
 
     def _score_and_commit(self, batches: Sequence[MicroBatch]) -> int:
         scored = self._score(batches, self._model.snapshot())
-        return sum(
-            len(batch.events) for batch, answers in zip(batches, scored, strict=True) if self._commit(batch, answers)
-        )
+        num_events = 0
+        for i, (batch, answers) in enumerate(zip(batches, scored, strict=True), start=1):
+            if self._commit(batch, answers, more=i < len(batches)):
+                num_events += len(batch.events)
+        return num_events
 
-    def _commit(self, batch: MicroBatch, answers: Answers) -> bool:
+    def _commit(self, batch: MicroBatch, answers: Answers, *, more: bool = False) -> bool:
         """False when the partition belongs to another by now: nothing was written, that one scores it again."""
+        outputs, dead_letters = answers.outputs, answers.dead_letters
         try:
             self._loop.patiently(
-                lambda: self._consumer.commit(batch, outputs=answers.outputs, dead_letters=answers.dead_letters)
+                lambda: self._consumer.commit(batch, outputs=outputs, dead_letters=dead_letters, more=more)
             )
         except FencedError:
             self._lose(batch.partition)

@@ -92,8 +92,7 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class MicroBatch:
+class MicroBatch(msgspec.Struct, frozen=True):
     """Events of one partition, in order, that wait for their commit. Under this epoch and no other."""
 
     partition: int
@@ -130,16 +129,14 @@ class Position:
         return self.end_offset - self.next_offset
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
+class Cursor(msgspec.Struct, frozen=True):
     """A reader's place in one partition's outputs: after this replay generation's offset."""
 
     generation: int = 0
     offset: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(msgspec.Struct, frozen=True):
     """An output as a reader sees it. committed: seconds since the epoch."""
 
     partition: int
@@ -205,8 +202,12 @@ class Consumer(Protocol):
         """
         ...
 
-    def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
+    def commit(
+        self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter], more: bool = False
+    ) -> None:
         """Outputs and dead letters, each in any order, and the offset after the batch: all or nothing.
+
+        more: another commit follows at once; readers may be woken for both then.
 
         The same batch again, because the answer was lost, changes nothing.
 

@@ -13,7 +13,6 @@ import hashlib
 import mmap
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 _WORD = 8
@@ -126,12 +125,9 @@ class SeenIds:
         elif newest.begun_before(now_ns - self._window_ns):
             self._begin(newest.capacity, now_ns)
 
-    def find(self, hashed: int) -> Iterator[int]:
+    def find(self, hashed: int) -> list[int]:
         """Offsets at which an id of this hash may stand."""
-        for table in self._tables.values():
-            offset = table.find(hashed)
-            if offset is not None:
-                yield offset
+        return [offset for table in self._tables.values() if (offset := table.find(hashed)) is not None]
 
     def put(self, hashed: int, offset: int) -> None:
         newest = self._tables[self._shared[1] - 1]

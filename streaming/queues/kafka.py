@@ -334,7 +334,9 @@ class KafkaConsumer:
     def poll_others(self, batch: MicroBatch, *, max_events: int) -> list[MicroBatch]:
         return []  # a transaction takes so long that what the others have meanwhile is better left to come
 
-    def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
+    def commit(
+        self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter], more: bool = False
+    ) -> None:
         held = self._held.get(batch.partition)
         if held is None or held.lost or held.state.epoch != batch.epoch:
             raise fenced(batch.partition)

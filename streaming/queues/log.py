@@ -149,7 +149,8 @@ class EventLog:
             mine: set[str] = set()
             for event in events:
                 hashed = hash_id(event.id)
-                if event.id in mine or any(self._has(event.id, offset) for offset in self._ids.find(hashed)):
+                found = self._ids.find(hashed)
+                if event.id in mine or (found and any(self._has(event.id, offset) for offset in found)):
                     continue
                 mine.add(event.id)
                 headers = dict(event.headers) if event.headers else None

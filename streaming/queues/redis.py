@@ -358,7 +358,9 @@ class RedisConsumer:
                 max_events -= len(found[-1].events)
         return found
 
-    def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
+    def commit(
+        self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter], more: bool = False
+    ) -> None:
         held = self._held.get(batch.partition)
         if held is None or held.epoch != batch.epoch:
             raise fenced(batch.partition)

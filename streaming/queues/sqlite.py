@@ -331,27 +331,17 @@ class SqliteConsumer:
                     max_events -= len(other.events)
         return found
 
-    def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
-        held = self._held.get(batch.partition)
-        if held is None or held.epoch != batch.epoch:
-            raise fenced(batch.partition)
-        now = time.time()
-        with _translated(self._folder), _transaction(held.output) as connection:
-            moved = connection.execute(_MOVE, (batch.next_offset, batch.epoch, batch.first)).rowcount
-            if not moved:
-                moved = connection.execute(_IS_THERE, (batch.epoch, batch.next_offset)).fetchone() is not None
-            else:
-                first = _place(held.generation, 0)
-                connection.executemany(_OUTPUT, [(first + o.offset, *_record(o), now) for o in outputs])
-                if dead_letters:
-                    letters = [(held.generation, *_dead_record(letter)) for letter in dead_letters]
-                    connection.executemany(_DEAD_LETTER, letters)
-        if not moved:
-            self._forget(batch.partition)
-            raise fenced(batch.partition)
-        held.next_offset = batch.next_offset
-        self._bell.ring()
-        self._checkpointer.note(held.path)
+    def commit(
+        self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter], more: bool = False
+    ) -> None:
+        silent = False
+        try:
+            self._commit(batch, outputs, dead_letters)
+            silent = more
+        finally:
+            # Also when this one failed: one before may have been silent.
+            if not silent:
+                self._bell.ring()
 
     def note_attempt(self, batch: MicroBatch, *, attempts: int) -> None:
         held = self._held.get(batch.partition)
@@ -371,6 +361,27 @@ class SqliteConsumer:
         self._listener.close()
         self._bell.close()
         self._checkpointer.close()
+
+    def _commit(self, batch: MicroBatch, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
+        held = self._held.get(batch.partition)
+        if held is None or held.epoch != batch.epoch:
+            raise fenced(batch.partition)
+        now = time.time()
+        with _translated(self._folder), _transaction(held.output) as connection:
+            moved = connection.execute(_MOVE, (batch.next_offset, batch.epoch, batch.first)).rowcount
+            if not moved:
+                moved = connection.execute(_IS_THERE, (batch.epoch, batch.next_offset)).fetchone() is not None
+            else:
+                first = _place(held.generation, 0)
+                connection.executemany(_OUTPUT, [(first + o.offset, *_record(o), now) for o in outputs])
+                if dead_letters:
+                    letters = [(held.generation, *_dead_record(letter)) for letter in dead_letters]
+                    connection.executemany(_DEAD_LETTER, letters)
+        if not moved:
+            self._forget(batch.partition)
+            raise fenced(batch.partition)
+        held.next_offset = batch.next_offset
+        self._checkpointer.note(held.path)
 
     def _poll_now(self, max_events: int) -> MicroBatch | None:
         for _ in range(len(self._turn)):

@@ -93,12 +93,14 @@ class WatchedConsumer:
             self._points.passed("after poll")
         return batch
 
-    def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
+    def commit(
+        self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter], more: bool = False
+    ) -> None:
         self._points.passed("before commit")
         stamped = [
             msgspec.structs.replace(output, headers={**output.headers, EPOCH: str(batch.epoch)}) for output in outputs
         ]
-        self._inner.commit(batch, outputs=stamped, dead_letters=dead_letters)
+        self._inner.commit(batch, outputs=stamped, dead_letters=dead_letters, more=more)
         self._points.passed("after commit")
 
 
