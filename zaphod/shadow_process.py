@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
 from pathlib import Path
+from queue import SimpleQueue
 from typing import BinaryIO
 
 import msgspec
@@ -45,15 +47,19 @@ def main() -> None:
         return
     task = msgspec.json.decode(first, type=ShadowTask)
     contender = load(task)
+    closing: SimpleQueue[PredictionLog] = SimpleQueue()
+    last = threading.Thread(target=lambda: closing.get().close(), name="close-log", daemon=True)
+    last.start()
+    _step_aside()
     log = open_log(LogSettings.model_validate_json(bytes(task.log)))
     assert log is not None  # the server has one, or it would have no shadow
-    _step_aside()
     os.write(acks, ACK)
     while (frame := _read(frames)) is not None:
         score(frame, contender, log)
         with contextlib.suppress(BrokenPipeError):  # the server is gone; the end of the input says so
             os.write(acks, ACK)
-    log.close()
+    closing.put(log)
+    last.join()
 
 
 def load(task: ShadowTask) -> Contender:
@@ -91,11 +97,11 @@ def score(frame: bytes, contender: Contender, log: PredictionLog) -> None:
 
 
 def _step_aside() -> None:
-    """From here on this thread runs only when nothing else wants the processor.
+    """From here on this thread, and what it starts, runs only when nothing else wants the processor.
 
     With niceness alone it would go on for milliseconds while a server that has been woken up waits. To start so would
-    take minutes on a busy machine, and so would the log's last file: its thread, which is there already, stays as it
-    is.
+    take minutes on a busy machine, and so would the log's last file, which a thread from before writes: there is no way
+    back.
     """
     with contextlib.suppress(OSError):
         os.nice(19)

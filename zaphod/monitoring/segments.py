@@ -131,10 +131,12 @@ class SegmentWriter(Generic[ItemT]):
         self._hurry.set()
 
     def close(self, *, timeout_s: float = 30.0) -> None:
-        """Writes what waits, unless the storage is away for longer."""
+        """Writes what waits, on the thread of whoever calls, unless the storage is away."""
         self._stopping = True
         self._hurry.set()
         self._thread.join(timeout_s)
+        if not self._thread.is_alive():
+            self._publish()
 
     def _make_room(self, num_rows: int) -> bool:
         """Holding the lock. What alone is larger than all the room there is goes in when nothing waits."""
@@ -164,10 +166,9 @@ class SegmentWriter(Generic[ItemT]):
         while True:
             self._hurry.wait(wait_s)
             self._hurry.clear()
-            stopping = self._stopping
-            wait_s = self._settings.flush_s if self._publish() else self._retry_s
-            if stopping:
+            if self._stopping:
                 return
+            wait_s = self._settings.flush_s if self._publish() else self._retry_s
 
     def _publish(self) -> bool:
         """One file for each folder; False when the storage is away: what waits goes on waiting."""
