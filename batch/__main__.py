@@ -147,6 +147,11 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
         f"at {manifest.timing.rows_per_s:,.0f} rows/s",
         highlight=False,
     )
+    if manifest.timing.rows_unlogged:
+        console.print(
+            f"not logged   {manifest.timing.rows_unlogged:,} rows: the prediction log had no room for them",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
     console.print(f"predictions  {outcome.predictions}", highlight=False, soft_wrap=True)
     for report in outcome.reports:
         console.print(f"report       {report}", highlight=False, soft_wrap=True)

@@ -64,6 +64,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[Problem, ...]
     seconds: dict[str, float]
     summary: Summary | None = None
+    rows_unlogged: int = 0
     corrupt: bool = False
     error: str | None = None
 

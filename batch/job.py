@@ -218,6 +218,7 @@ class Job:
             rows_per_s=round(rows / seconds) if seconds else 0.0,
             resumed_units=resumed,
             carried_units=carried,
+            rows_unlogged=sum(receipt.rows_unlogged for receipt in receipts.values()),
         )
         manifest = make_manifest(ready, self._settings, receipts.values(), timing=timing)
         planned = manifest.rows_in if ready.plan.num_rows is None else ready.plan.num_rows

@@ -42,7 +42,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
     seconds: wall time by phase of the driver. task_seconds: summed over the tasks of every attempt that finished.
     rows_per_s: rows of this job over its wall time of scoring. resumed_units: finished by earlier, killed jobs.
-    carried_units: taken over from the run before.
+    carried_units: taken over from the run before. rows_unlogged: that the prediction log dropped, over all units.
     """
 
     started: str
@@ -52,6 +52,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     rows_per_s: float
     resumed_units: int
     carried_units: int
+    rows_unlogged: int = 0
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -133,6 +133,7 @@ class UnitLog:
         self._recorder = None if self._log is None else Recorder(self._log, origin)
         self._origin = origin
         self._call = call
+        self._dropped_before = 0 if self._log is None else self._log.counts.dropped
 
     def record(
         self, parts: Sequence[Part], batch: Batch, decoded: Decoded, *, entities: pa.Array | None, split: Split | None
@@ -165,6 +166,11 @@ class UnitLog:
                     error_field=field or None,
                 )
             )  # fmt: skip
+
+    @property
+    def num_dropped(self) -> int:
+        """Rows for which the log had no room, or that it lost. A process does one unit at a time."""
+        return 0 if self._log is None else self._log.counts.dropped - self._dropped_before
 
     def hurry(self) -> None:
         """The log writes while the unit does."""

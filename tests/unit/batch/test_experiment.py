@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from batch.__main__ import show_plan
+from batch.__main__ import show_outcome, show_plan
 from batch.commit import Staging
 from batch.preflight import preflight
 from batch.score import score_unit
@@ -83,6 +83,22 @@ def test_every_prediction_and_reject_is_logged(tmp_path: Path, constants: Regist
     assert set(scored["arm"]) == {"batch"}
     assert not [name for name in records if name.startswith("feature.")]
     assert len(set(zip(records["call"], records["row"], strict=True))) == NUM_ROWS
+
+
+def test_rows_that_the_log_has_no_room_for_are_told(tmp_path: Path, constants: Registry) -> None:
+    """In the manifest and to people: with the others they are all rows, and every row has its prediction."""
+    tables.write_input(tmp_path / "input")
+    log = {"uri": str(tmp_path / "monitoring"), "max_rows": 50, "flush_s": 3600.0}
+
+    outcome = tables.run(tables.make_settings(tmp_path, constants, model="constant", monitoring=log))
+
+    unlogged = outcome.manifest.timing.rows_unlogged
+    assert unlogged > 0
+    assert len(logged(tmp_path)) == NUM_ROWS - unlogged
+    assert outcome.manifest.rows_out == NUM_ROWS
+    said = io.StringIO()
+    show_outcome(Console(file=said, width=200), outcome)
+    assert f"not logged   {unlogged} rows" in said.getvalue()
 
 
 def test_rows_are_split_as_online(tmp_path: Path, constants: Registry) -> None:
