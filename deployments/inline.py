@@ -19,7 +19,7 @@ from typing import Protocol
 import msgspec
 import uvicorn
 import uvicorn.config
-from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from deployments.protocols.base import Headers, Question, Response
@@ -86,10 +86,19 @@ class Admission:
 
             async def counted(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
                 self._num_long += 1
+                under_way = True
+
+                async def sent(message: ASGISendEvent) -> None:
+                    nonlocal under_way
+                    # Before the last bytes leave: who has an answer may ask again, and finds the room that it had.
+                    if message["type"] == "http.response.body" and not message.get("more_body") and under_way:
+                        self._num_long, under_way = self._num_long - 1, False
+                    await send(message)
+
                 try:
-                    await app(scope, receive, send)
+                    await app(scope, receive, sent)
                 finally:
-                    self._num_long -= 1
+                    self._num_long -= under_way
 
             self._app, self._counted = app, counted
         return self._counted

@@ -1,6 +1,6 @@
 """Clients that others wrote and that do not install beside us: each in an environment of its own, made here.
 
-pytest -m slow tests/online/test_foreign_clients.py`
+`pytest -m slow tests/online/test_foreign_clients.py`
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ print([float(value) for value in asyncio.run(ask())])
 
 @pytest.mark.parametrize(
     ("packages", "program"),
-    [(("mlserver==1.7.1", "requests"), MLSERVER), (("kserve==0.21.0", "pandas"), KSERVE)],
+    [(("mlserver==1.7.1", "pandas<3", "requests"), MLSERVER), (("kserve==0.21.0", "pandas"), KSERVE)],
     ids=["mlserver", "kserve"],
 )
 def test_a_foreign_client_gets_the_same_answer(

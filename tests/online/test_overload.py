@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ class Crowd:
     url: str
     lost: int = 0
     accepted_s: list[float] = field(default_factory=list)
-    statuses: set[int] = field(default_factory=set)
+    statuses: Counter[int] = field(default_factory=Counter)
     refused_with: set[tuple[str, str]] = field(default_factory=set)
 
     def run(self, num_callers: int, *, seconds: float, pause_s: float = 0.0) -> Crowd:
@@ -111,7 +112,7 @@ class Crowd:
             else:  # in chunks
                 await reader.readuntil(b"0\r\n\r\n")
             status = int(answer.split(" ", 2)[1])
-            self.statuses.add(status)
+            self.statuses[status] += 1
             if status == 200:
                 self.accepted_s.append(time.monotonic() - began)
             else:
@@ -135,7 +136,7 @@ def measure(url: str, *, num_callers: int, seconds: float) -> tuple[float, Crowd
         probes = Crowd(url).run(2, seconds=seconds, pause_s=0.01)
         crowd = others.result()
     answered = len(crowd.accepted_s) + len(probes.accepted_s)
-    crowd.statuses |= probes.statuses
+    crowd.statuses += probes.statuses
     return float(np.quantile(probes.accepted_s, 0.99)), crowd, answered / seconds
 
 
@@ -168,11 +169,15 @@ def test_ten_times_too_many(crowded: Server, application: str, path: str) -> Non
 
     grown = replica(crowded, application).memory_info().rss / before - 1.0
     _log.info(
-        "p99 %.1f ms when full, %.1f ms with ten times more; %.0f and %.0f answers/s; memory %+.1f %%; %d and %d lost",
+        "p99 %.1f ms when full, %.1f ms with ten times more; %.0f and %.0f answers/s; memory %+.1f %%; %d and %d lost; "
+        "%s and %s",
         1e3 * full_p99_s, 1e3 * over_p99_s, full_rate, over_rate, 100 * grown, full.lost, over.lost,
+        dict(full.statuses), dict(over.statuses),
     )  # fmt: skip
-    assert full.statuses == {200}
-    assert over.statuses == {200, 429}
+    # On the long way Ray counts who has been answered a moment longer, and refuses the one that asks again at once.
+    assert full.statuses[429] <= (0.05 if application == "zaphod" else 0.0) * full.statuses.total()
+    assert set(full.statuses) <= {200, 429}
+    assert set(over.statuses) == {200, 429}
     assert over.refused_with == {("application/json", "1")}
     # A reload of HAProxy closes idle connections, and a request may just have been on its way to one.
     assert full.lost <= ROOM

@@ -33,10 +33,11 @@ class Echo:
 
 @dataclass
 class LongWay:
-    """The application behind: echoes with a mark, once it is let."""
+    """The application behind: echoes with a mark, once it is let. lingers: it does not end with its answer."""
 
     num_calls: int = 0
     held: bool = False
+    lingers: bool = False
 
     async def __call__(self, scope, receive, send) -> None:  # type: ignore[no-untyped-def]  # ASGI
         self.num_calls += 1
@@ -53,6 +54,8 @@ class LongWay:
         headers = [(b"x-way", b"long"), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+        while self.lingers:  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.01)
 
 
 @dataclass
@@ -292,6 +295,18 @@ def test_requests_beyond_what_the_long_way_may_hold_are_refused(running: Running
         running.long_way.held = False
         assert [read_answer(each.makefile("rb"))[2] for each in waiting] == [b"long"] * 3
         wait_for(lambda: b"200" in statuses(), what="room")
+
+
+def test_who_has_an_answer_finds_room_again(running: Running) -> None:
+    """A request holds its place up to its answer, whatever the application has to do afterwards."""
+    running.shedding[0] = Shedding(1, 429, 1.5)
+    wait_for(lambda: b"429" in running.talk(post(b"x") * 2, num_answers=2)[-1][0], what="the new limit")
+    running.long_way.lingers = True
+
+    statuses = [running.talk(post(b"long"))[0][0] for _ in range(3)]
+
+    running.long_way.lingers = False
+    assert statuses == [b"HTTP/1.1 200 OK"] * 3
 
 
 def test_no_header_is_ever_split(running: Running) -> None:
