@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from batch.tasks import TaskPool
 
 if TYPE_CHECKING:
     from batch.job import Execute
+
+_JOIN_S = 0.5
 
 
 @contextlib.contextmanager
@@ -38,7 +40,11 @@ def join_ahead(settings: BatchSettings, *, run_dir: Path) -> Iterator[Callable[[
             pool.warm_up()
             return pool
 
-        yield threads.submit(join).result
+        joining = threads.submit(join)
+        # Beside imports, which hold the interpreter, joining takes ten times as long; what does not answer is not
+        # waited for.
+        wait([joining], timeout=_JOIN_S)
+        yield joining.result
 
 
 @contextlib.contextmanager
