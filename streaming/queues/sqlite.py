@@ -130,14 +130,17 @@ class SqliteQueue:
         by_partition: dict[int, list[NewEvent]] = {}
         for event in events:
             by_partition.setdefault(event.partition(self.num_partitions), []).append(event)
-        appended = 0
-        for partition, mine in by_partition.items():
+        appended: dict[int, int] = {}
+        try:
             with _translated(self._folder):
-                new = self._logs[partition].append(mine)
-            appended += new
-            if new:
-                self._bell(partition).ring()
-        return appended
+                for partition, mine in by_partition.items():
+                    appended[partition] = self._logs[partition].append(mine)
+        finally:
+            # When all are there: who is woken by the first would score it alone.
+            for partition, new in appended.items():
+                if new:
+                    self._bell(partition).ring()
+        return sum(appended.values())
 
     def consumer(self, owner: str, *, lease_s: float) -> SqliteConsumer:
         with _translated(self._folder):
