@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from streaming.queues.base import Cursor, Delivered, Queue
 
 _MAX_AT_ONCE = 1_000
+_LONGEST_WAIT_S = 1.0
 
 
 class Reader:
@@ -18,18 +19,22 @@ class Reader:
         self._queue = queue
         start = cursors or {}
         self._cursors = {partition: start.get(partition, Cursor()) for partition in range(queue.num_partitions)}
+        # All that was there before the last wait has been read: nothing can be there before the next one ends.
+        self._all_read = False
 
     def read(self, *, wait_s: float) -> list[Delivered]:
         """What is there, at once; else what comes within `wait_s`; empty when nothing did."""
         deadline = time.monotonic() + wait_s
         while True:
-            found = self._queue.read_outputs(self._cursors, max_outputs=_MAX_AT_ONCE)
             left_s = deadline - time.monotonic()
+            if self._all_read:
+                self._queue.wait_outputs(timeout_s=max(0.0, min(left_s, _LONGEST_WAIT_S)))
+            found = self._queue.read_outputs(self._cursors, max_outputs=_MAX_AT_ONCE)
+            self._all_read = len(found) < _MAX_AT_ONCE
             if found or left_s <= 0:
                 for delivered in found:
                     self._cursors[delivered.partition] = delivered.cursor
                 return found
-            self._queue.wait_outputs(timeout_s=min(left_s, 1.0))
 
     def follow(self) -> Iterator[Delivered]:
         """For ever."""
