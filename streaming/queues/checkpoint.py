@@ -15,8 +15,8 @@ from pathlib import Path
 # How long a written page waits: when the writer begins its log anew it has no more to copy than came in this time.
 _EVERY_S = 0.05
 
-LOG_PAGES = 16_000
-"""From so many pages on a writer begins its log anew: 16 MB at 1 kB a page."""
+LOG_PAGES = 8_000
+"""From so many pages on a writer begins its log anew: 16 MB at 2 kB a page."""
 
 
 class Checkpointer:

@@ -445,7 +445,7 @@ class _Held:
 
 def _connect(path: Path, durability: Durability, *, timeout_s: float = _BUSY_TIMEOUT_S) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
-    connection.execute("PRAGMA page_size = 1024")
+    connection.execute("PRAGMA page_size = 2048")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
     connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
