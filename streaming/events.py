@@ -93,7 +93,7 @@ def decode(event: Event, decoder: RowDecoder) -> tuple[Row, Envelope | None]:
 
     Raises: DecodeError when it is not JSON, InvalidInputError naming field and reason.
     """
-    form = _form(event)
+    form = _form(event) if event.headers or _CLOUD_MARK in event.value else None
     if form is None:
         return decoder.decode_row(event.value), None
     if form is Form.STRUCTURED:

@@ -241,8 +241,11 @@ class Scorer:
                 return
 
     def _scored(self, decoded: list[_Decoded], snapshot: Snapshot) -> Scored:
+        columns = snapshot.decoder.columns([item.row for item in decoded])
+        if snapshot.recorder is None and snapshot.trial is None:
+            return snapshot.score(columns)
         return snapshot.score(
-            snapshot.decoder.columns([item.row for item in decoded]),
+            columns,
             entities=[item.event.key for item in decoded],
             ids=[events.original_id(item.event) for item in decoded],
         )
