@@ -403,3 +403,31 @@ def test_a_reader_hears_a_commit(queue: Queue, open_queue: OpenQueue) -> None:
     assert queue.wait_outputs(timeout_s=20)
     assert everything(queue) == [b"answer 0"]
     consumer.close()
+
+
+def test_a_reader_hears_a_commit_whose_companion_fails(queue: Queue) -> None:
+    """Readers may be told of two commits at once, but not of none when the second is refused."""
+    keys = [next(key for key in "abcdefgh" if partition_of(key) == partition) for partition in (0, 1)]
+    for start, key in zip((0, 10), keys, strict=True):
+        queue.produce(new_events(1, key=key, start=start))
+    consumer = queue.consumer("me", lease_s=LEASE_S)
+    consumer.acquire(0)
+    first = polled(consumer, num=1)
+    consumer.acquire(1)
+    second = first
+    deadline = time.monotonic() + 20
+    while second.partition == 0:
+        assert time.monotonic() < deadline
+        second = consumer.poll(max_events=1, wait_s=1) or first
+    queue.replay(1, offset=0)
+    queue.wait_outputs(timeout_s=0)  # begins to listen
+    while queue.wait_outputs(timeout_s=0):
+        pass
+
+    consumer.commit(first, outputs=answers(first), dead_letters=[], more=True)
+    with pytest.raises(FencedError):
+        consumer.commit(second, outputs=answers(second), dead_letters=[])
+
+    assert queue.wait_outputs(timeout_s=20)
+    assert everything(queue) == [b"answer 0"]
+    consumer.close()
