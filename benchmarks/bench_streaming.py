@@ -179,17 +179,22 @@ class OpenLoop:
             pool.wait()
 
     def rate(self) -> float:
-        """Outputs a second, between a tenth and nine tenths of them."""
-        low, high = (next(mark for mark in self.seen if mark[1] >= share * len(self.ages)) for share in (0.1, 0.9))
+        """Outputs a second, without the first seconds and the last twentieth of them."""
+        low = next(mark for mark in self.seen if mark[0] >= self.seen[0][0] + WARM_UP_S)
+        high = next(mark for mark in self.seen if mark[1] >= 0.95 * len(self.ages))
+        assert high[0] > low[0] + 1.0, "the flood was over too soon"
         return (high[1] - low[1]) / (high[0] - low[0])
 
 
-def latency(open_loop: Callable[[str], OpenLoop], *, rates: list[float], seconds: float) -> None:
-    """Prints the rate that is sustained, unless rates are given, and p50 and p99 where outputs are read."""
+def latency(open_loop: Callable[[str], OpenLoop], *, rates: list[float], seconds: float, flood: int) -> None:
+    """Prints the rate that is sustained, unless rates are given, and p50 and p99 where outputs are read.
+
+    flood: number of events by which the rate is found.
+    """
     if not rates:
-        flood = open_loop("flood")
-        flood.run(rate=None, limit=90_000)
-        sustained = flood.rate()
+        loop = open_loop("flood")
+        loop.run(rate=None, limit=flood)
+        sustained = loop.rate()
         print(f"producer, one scorer and reader together sustain {sustained:,.0f} events/s", flush=True)
         rates = [500.0, sustained / 4, sustained / 2]
     for rate in rates:
@@ -210,6 +215,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="0: latency only")
     parser.add_argument("--rates", type=float, nargs="*", default=[])
     parser.add_argument("--seconds", type=float, default=15.0, help="0: throughput only")
+    parser.add_argument(
+        "--flood", type=int, default=400_000, help="events that find the sustained rate; over 5 s' worth"
+    )
     parser.add_argument("--url", help="redis://… or kafka://… instead of the embedded queue")
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--option", nargs="*", default=[], help="kafka: librdkafka's settings, key=value")
@@ -247,7 +255,7 @@ def main() -> None:
             )  # fmt: skip
         if arguments.seconds:
             transactions.write(home / "events", num_rows=600_000, num_files=6)
-            latency(open_loop, rates=arguments.rates, seconds=arguments.seconds)
+            latency(open_loop, rates=arguments.rates, seconds=arguments.seconds, flood=arguments.flood)
 
 
 if __name__ == "__main__":
