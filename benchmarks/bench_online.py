@@ -6,7 +6,8 @@ processes) when idle. Servers stay up together and take turns, so that a busy ma
 are medians of the rounds. Only ratios of one run mean anything.
 
 The pipeline has 8 numbers, 4 categories and gradient boosting. Peers run it in scikit-learn, as their documentation
-shows; `ceiling` runs our compiled model in bare uvicorn with nothing else done. Peers are pinned and installed in
+shows; `ceiling` runs our compiled model in bare uvicorn with nothing else done, `ceiling-haproxy` the same behind the
+HAProxy that we have in front: what an edge leaves of it on this machine. Peers are pinned and installed in
 environments of their own under --folder; one that does not install is reported with its error and left out.
 
 Not measured: networks, TLS, machines with more than a few cores.
@@ -70,6 +71,7 @@ FASTAPI = ("fastapi==0.115.*", "uvicorn[standard]==0.34.*", *SKLEARN)
 PEERS = (
     Peer(name="zaphod", kind="zaphod", path="/v1/models/fraud:predict"),
     Peer(name="ceiling", kind="ceiling"),
+    Peer(name="ceiling-haproxy", kind="ceiling_behind_haproxy"),
     Peer(name="fastapi-1", kind="fastapi", packages=FASTAPI, environ={"PEER_WORKERS": "1"}),
     Peer(name="fastapi-2", kind="fastapi", packages=FASTAPI, environ={"PEER_WORKERS": "2"}),
     Peer(name="litserve", kind="litserve", packages=("litserve==0.2.*", *SKLEARN)),
@@ -329,7 +331,11 @@ def report(servers: list[Running], loads: dict[tuple[str, int, int], list[Load]]
             print(f"{what} at 1 connection over the ceiling's: {ratio:.1f}x")
         rows = middle("zaphod", 4, "rate", MANY_ROWS) / middle("ceiling", 4, "rate", MANY_ROWS)
         print(f"rows/s in requests of {MANY_ROWS} over the ceiling's: {rows:.2f}")
-    peers = names - {"zaphod", "ceiling"}
+    if "ceiling-haproxy" in names:
+        for connections in CONNECTIONS:
+            print(f"req/s over the ceiling behind HAProxy, {connections:>2} connections: "
+                  f"{ours[connections] / middle('ceiling-haproxy', connections, 'rate'):.2f}")  # fmt: skip
+    peers = names - {"zaphod", "ceiling", "ceiling-haproxy"}
     for connections, group, what in (
         (16, {name for name in peers if not name.endswith("-batched")}, "without batching"),
         (64, {name for name in peers if name.endswith("-batched")}, "with batching"),

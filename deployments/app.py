@@ -18,6 +18,7 @@ from deployments.catalogue import Catalogue
 from deployments.export import RayExport
 from deployments.grpc_methods import GrpcMethods
 from deployments.grpc_service import InferenceService
+from deployments.lean import arrow_without_pandas
 from deployments.lookups import Lookups
 from deployments.metrics import Meter
 from deployments.outcomes import OutcomeInbox
@@ -53,6 +54,7 @@ class Ingress(GrpcMethods):
                 "Start Ray with the environment in configs/ray.env.",
                 " and ".join(missing),
             )
+        arrow_without_pandas()
         registry = Registry.open(args.registry)
         self._log = open_log(args.monitoring)
         self._outcomes = open_outcomes(args.monitoring)

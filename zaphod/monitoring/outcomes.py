@@ -13,7 +13,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from zaphod.columns import clip
 from zaphod.errors import ConfigError, DecodeError, InvalidInputError, SchemaMismatchError
@@ -112,6 +111,8 @@ def import_outcomes(
 
     Raises: SchemaMismatchError, ConfigError.
     """
+    import pyarrow.dataset as ds  # loads pandas, and a server that takes outcomes needs neither
+
     try:
         dataset = ds.dataset(path, format="parquet")
     except (OSError, pa.ArrowInvalid) as error:
