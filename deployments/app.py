@@ -22,7 +22,7 @@ from deployments.lean import arrow_without_pandas
 from deployments.lookups import Lookups
 from deployments.metrics import Meter
 from deployments.outcomes import OutcomeInbox
-from deployments.protocols import every_protocol
+from deployments.protocols.every import every_protocol
 from deployments.scaling import BUSY, Busyness
 from deployments.scoring import Scoring
 from deployments.settings import ServeArgs

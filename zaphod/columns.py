@@ -133,7 +133,7 @@ class RowDecoder:
         flat = list(itertools.chain.from_iterable(map(self._numbers, rows)))
         return Columns(
             numbers=np.array(flat, dtype=np.float64).reshape(len(rows), len(self.schema.number_fields)),
-            strings=tuple([get(row) for row in rows] for get in self._strings),
+            strings=tuple(list(map(get, rows)) for get in self._strings),
         )
 
 

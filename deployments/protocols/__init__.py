@@ -1,19 +1,4 @@
-"""The languages a prediction may be asked in: each turns a request into columns and predictions into a response."""
+"""The languages a prediction may be asked in: each turns a request into columns and predictions into a response.
 
-from __future__ import annotations
-
-from deployments.catalogue import Catalogue
-from deployments.protocols.base import Protocol
-from deployments.protocols.mlflow import MLflow
-from deployments.protocols.openinference import OpenInference
-from deployments.protocols.plain import Plain
-from deployments.settings import Limits
-
-
-def every_protocol(catalogue: Catalogue, *, limits: Limits) -> tuple[Protocol, ...]:
-    """All that are spoken over HTTP; the first is also the form of errors on paths that are nobody's."""
-    return (
-        Plain(limits=limits),
-        OpenInference(limits=limits),
-        MLflow(catalogue, limits=limits),
-    )
+Nothing is imported here: Ray's proxies load `messages` for gRPC, and need none of what the protocols need.
+"""

@@ -16,7 +16,7 @@ from deployments.catalogue import Catalogue
 from deployments.lookups import Lookups
 from deployments.metrics import Meter
 from deployments.outcomes import OutcomeInbox
-from deployments.protocols import every_protocol
+from deployments.protocols.every import every_protocol
 from deployments.scaling import Busyness
 from deployments.scoring import Scoring
 from deployments.settings import Limits

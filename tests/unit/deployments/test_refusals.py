@@ -10,7 +10,7 @@ from ray.serve._private.http_util import convert_object_to_asgi_messages
 from starlette.types import Message, Receive, Scope, Send
 
 from deployments.catalogue import Catalogue
-from deployments.protocols import every_protocol
+from deployments.protocols.every import every_protocol
 from deployments.refusals import NO_ROOM, Refusals, middlewares
 from deployments.settings import Limits
 from zaphod.errors import OverloadedError
