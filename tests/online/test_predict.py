@@ -148,10 +148,11 @@ def test_counts_reach_rays_exporter(server: Server) -> None:
     """What was counted is what Prometheus gets from Ray's exporter, found as Prometheus finds it."""
     httpx.post(f"{server.url}/v1/models/binary:predict", json=GOOD)
     headers = {"authorization": f"Bearer {(Path.home() / '.ray' / 'auth_token').read_text().strip()}"}
-    found = httpx.get(f"{server.dashboard}/api/prometheus/sd", headers=headers).json()
-    targets = [target for group in found for target in group["targets"]]
 
     def exported() -> bool:
+        # The part of the dashboard that knows them has just been started, perhaps.
+        found = httpx.get(f"{server.dashboard}/api/prometheus/sd", headers=headers, timeout=30).json()
+        targets = [target for group in found for target in group["targets"]]
         lines = [line for target in targets for line in httpx.get(f"http://{target}/metrics").text.splitlines()]
         return any(
             line.startswith("ray_zaphod_requests_total{") and 'model="binary"' in line and 'outcome="ok"' in line

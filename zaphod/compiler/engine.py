@@ -55,17 +55,18 @@ class OnnxPredictor:
         self._has_label = "label" in self._outputs
         self._rest = next((name for name in self._outputs if name != "label"), None)
         self._any_row = np.zeros((1, self._num_inputs))
-        self._run = self._session.run
+        # `InferenceSession.run` is this after checks of names and devices, which are the model's own here.
+        self._run = getattr(self._session, "_sess", self._session).run
 
     def predict(self, columns: Columns) -> Predictions:
         """Raises: PredictionError when ONNX Runtime does, or on a null, number or category the estimator refuses."""
         x = self.encode(columns)
         try:
             if len(x):
-                results = self._run(self._outputs, {self._input: x})
+                results = self._run(self._outputs, {self._input: x}, None)
             else:
                 # Some operators refuse an empty tensor: what one row gets has the right shapes.
-                results = [result[:0] for result in self._run(self._outputs, {self._input: self._any_row})]
+                results = [result[:0] for result in self._run(self._outputs, {self._input: self._any_row}, None)]
         except Exception as error:  # ONNX Runtime has a dozen kinds
             raise PredictionError(f"Cannot predict: ONNX Runtime raised {type(error).__name__}.") from error
         return self._answers(results)
