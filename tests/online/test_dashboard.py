@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,8 +17,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from ray.dashboard.subprocesses.module import SubprocessModuleConfig
 
 from deployments.dashboard import Part, Running
-from tests.conftest import Server, wait_for
+from tests.conftest import ROOT, Server, wait_for
 from tests.online.echo_part import EchoPart
+from zaphod.settings import load_ray_env
 
 
 def parts(server: Server) -> set[str]:
@@ -26,12 +28,13 @@ def parts(server: Server) -> set[str]:
     return {title.split("-")[2] for title in titles if title.startswith("ray-dashboard-")}
 
 
-def ray(server: Server, *command: str) -> subprocess.CompletedProcess[str]:
-    """A command of Ray's, at the server's dashboard."""
+def ray(server: Server, *command: str, words: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """A command of Ray's, at the server's dashboard. words: what comes after the address."""
     program, *rest = command
     return subprocess.run(
-        [str(Path(sys.executable).parent / program), *rest, "--address", server.dashboard],
-        cwd=server.home, capture_output=True, text=True, timeout=100,
+        [str(Path(sys.executable).parent / program), *rest, "--address", server.dashboard, *words],
+        cwd=server.home, env={**os.environ, **load_ray_env(ROOT / "configs/ray.env")}, capture_output=True, text=True,
+        timeout=100,
     )  # fmt: skip
 
 
@@ -69,7 +72,7 @@ def test_every_part_answers_and_runs_when_it_is_asked(server: Server) -> None:
 def test_commands_of_ray_work(server: Server) -> None:
     """`serve status`, `ray job submit` and `ray list` do what they do on every cluster."""
     status = ray(server, "serve", "status")
-    job = ray(server, "ray", "job", "submit", "--", "python", "-c", "print('hello from a job')")
+    job = ray(server, "ray", "job", "submit", words=("--", "echo", "hello from a job"))
     actors = ray(server, "ray", "list", "actors")
 
     assert "status: RUNNING" in status.stdout, status.stderr
