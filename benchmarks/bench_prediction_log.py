@@ -48,6 +48,7 @@ from zaphod.monitoring.record import Arm  # noqa: E402
 from zaphod.monitoring.settings import LogSettings  # noqa: E402
 from zaphod.registry import Registry  # noqa: E402
 from zaphod.served import Recording, ServedModel  # noqa: E402
+from zaphod.shadow import ShadowCounts  # noqa: E402
 
 CONNECTIONS = 8
 EVENTS = 300_000
@@ -85,12 +86,18 @@ def serve(registry: str, log: str, port: int) -> None:
     from deployments.scoring import Scoring
     from deployments.settings import Limits
 
-    catalogue = Catalogue({"fraud": served(registry, log or None, Arm.ONLINE)})
+    model = served(registry, log or None, Arm.ONLINE)
+
+    def shadows() -> dict[str, ShadowCounts]:
+        trial = model.snapshot().trial
+        return {} if trial is None or trial.shadow is None else {"fraud": trial.shadow.counts}
+
+    catalogue = Catalogue({"fraud": model})
     limits = Limits()
     app = OnlineApp(
         catalogue, protocols=[Plain(limits=limits)], scoring=Scoring(Batcher(max_rows=1_024)), limits=limits,
         access=open_access(None), inbox=OutcomeInbox(None, max_rows=1), lookups=Lookups(None, timeout_s=1.0),
-        meter=Meter(replica="r", busyness=Busyness()),
+        meter=Meter(replica="r", busyness=Busyness(), shadows=shadows),
     )  # fmt: skip
     # As a replica answers what takes microseconds: where HTTP is parsed.
     inline.install(app, shedding=lambda: inline.Shedding(None, 429, None))
