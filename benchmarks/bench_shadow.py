@@ -1,13 +1,14 @@
 """What a challenger in the shadow takes from the champion: the same replica with and without it, by turns in one run.
 
-    python benchmarks/bench_shadow.py [--rounds 16]
+    python benchmarks/bench_shadow.py [--rounds 60]
 
 Measured: a replica's ASGI application under uvicorn, one row a request, 12 fields, gradient boosting, the prediction
 log on; an open loop of requests at half of what the replica without a shadow can answer, from a client in another
 process; the 99th percentile of the time from a request's due moment to its answer. The challenger is a second version
 of the same size that scores a copy of every request in its own process. Two replicas live at the same time and take
-turns of a few seconds; the figure is the median over the turns of p99 with over p99 without. What the challenger scored
-and dropped is told too, for one that scores nothing costs nothing.
+turns of a second; the figure is the median over the turns of p99 with over p99 without, and the interval in which 90 %
+of such medians lie when the turns are drawn again. What the challenger scored and dropped is told too, for one that
+scores nothing costs nothing.
 
 Not measured: Ray and HAProxy in front of the replica. On a machine with few cores, client, champion and challenger
 share them; the challenger's process scores when nothing else wants one.
@@ -43,7 +44,9 @@ from zaphod.experiment.spec import Mode  # noqa: E402
 from zaphod.registry import CHAMPION, Registry  # noqa: E402
 
 PLAN = Plan(metrics=(MetricPlan(name="right answers", measure="correct"),))
-SECONDS = 3.0
+SECONDS = 1.0
+# In which the challenger scores what waits.
+PAUSE_S = 0.4
 
 
 def make_registry(folder: Path, *, shadow: bool) -> str:
@@ -94,7 +97,7 @@ def copies(port: int) -> dict[str, int]:
 def main() -> None:
     """Prints each turn and the medians."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=60)
     rounds = parser.parse_args().rounds
     serve = str(ROOT / "benchmarks/bench_prediction_log.py")
     with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -115,12 +118,15 @@ def main() -> None:
                 for side in ("without", "shadow") if turn % 2 else ("shadow", "without"):
                     taken = pool.apply(paced, (servers[side][1], most / 2, SECONDS))
                     p99[side] = float(np.quantile(taken, 0.99)) * 1000
-                    time.sleep(1.0)
+                    time.sleep(PAUSE_S)
                 ratios.append(p99["shadow"] / p99["without"])
                 print(
                     f"{most / 2:,.0f}/s: p99 {p99['without']:.2f} ms without, {p99['shadow']:.2f} ms with", flush=True
                 )
-            print(json.dumps({"p99": f"{statistics.median(ratios) - 1:+.1%}"} | copies(servers["shadow"][1])))
+            drawn = np.random.default_rng(1).choice(ratios, (2_000, len(ratios)))
+            low, high = np.quantile(np.median(drawn, axis=1), (0.05, 0.95)) - 1
+            p99 = f"{statistics.median(ratios) - 1:+.1%} ({low:+.1%} to {high:+.1%})"
+            print(json.dumps({"p99": p99} | copies(servers["shadow"][1])))
         finally:
             for process, _ in servers.values():
                 process.terminate()

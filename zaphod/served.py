@@ -150,7 +150,7 @@ class Snapshot:
         entities: Sequence[str | None] | None,
         ids: str | Sequence[str],
     ) -> Scored:
-        num_rows = columns.num_rows
+        num_rows = len(columns.numbers)
         if entities is None:
             entities = trial.entities(self.schema, columns)
         if num_rows == 1 and isinstance(ids, str):
@@ -179,8 +179,11 @@ class Snapshot:
 
     def _try_one(self, trial: Trial, columns: Columns, entity: str | pa.Scalar | None, ids: str) -> Scored | None:
         """One row, which nearly all requests have; None when its variant fails and it has to go the long way."""
-        entity = entity.as_py() if isinstance(entity, pa.Scalar) else entity
-        bucket = trial.splitter.bucket(ids if entity is None else entity)
+        if entity is None:
+            bucket = trial.splitter.bucket(ids)
+        else:
+            entity = entity if isinstance(entity, str) else entity.as_py()
+            bucket = trial.splitter.kept_bucket(entity)
         mine = bucket < trial.threshold
         contender = trial.challenger if mine and trial.experiment.mode is Mode.AB else trial.champion
         began = time.perf_counter()

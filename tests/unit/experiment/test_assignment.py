@@ -32,6 +32,7 @@ def test_buckets_are_pinned(salt: str, entity: str, bucket: int) -> None:
     splitter = Splitter(salt)
 
     assert splitter.bucket(entity) == bucket
+    assert [splitter.kept_bucket(entity) for _ in range(2)] == [bucket, bucket]
     assert splitter.buckets([entity]).tolist() == [bucket]
     assert splitter.buckets(pa.array([entity])).tolist() == [bucket]
 
