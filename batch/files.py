@@ -82,6 +82,7 @@ class _Writeback:
     def begin(self, num_bytes: int) -> None:
         """num_bytes: the length of the file so far."""
         if num_bytes - self._begun >= _WRITEBACK_BYTES:
-            # Of pages that have yet to be written it drops none.
-            os.posix_fadvise(self._descriptor, self._begun, num_bytes - self._begun, os.POSIX_FADV_DONTNEED)
+            # Of pages that have yet to be written it drops none. A file system may know no such advice.
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._descriptor, self._begun, num_bytes - self._begun, os.POSIX_FADV_DONTNEED)
             self._begun = num_bytes
