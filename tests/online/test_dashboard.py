@@ -28,11 +28,11 @@ def parts(server: Server) -> set[str]:
     return {title.split("-")[2] for title in titles if title.startswith("ray-dashboard-")}
 
 
-def ray(server: Server, *command: str, words: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """A command of Ray's, at the server's dashboard. words: what comes after the address."""
+def ray(server: Server, *command: str) -> subprocess.CompletedProcess[str]:
+    """A command of Ray's, at the server's dashboard."""
     program, *rest = command
     return subprocess.run(
-        [str(Path(sys.executable).parent / program), *rest, "--address", server.dashboard, *words],
+        [str(Path(sys.executable).parent / program), *rest, "--address", server.dashboard],
         cwd=server.home, env={**os.environ, **load_ray_env(ROOT / "configs/ray.env")}, capture_output=True, text=True,
         timeout=100,
     )  # fmt: skip
@@ -40,8 +40,15 @@ def ray(server: Server, *command: str, words: tuple[str, ...] = ()) -> subproces
 
 @pytest.mark.cluster
 @pytest.mark.timeout(240)
+def test_a_part_that_nobody_asks_does_not_run(server: Server) -> None:
+    """Neither of the two that no test before the next asks."""
+    assert not {"DataHead", "TrainHead"} & parts(server)
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(240)
 def test_every_part_answers_and_runs_when_it_is_asked(server: Server) -> None:
-    """What commands of Ray and its pages ask for is answered; a part that nobody has asked does not run."""
+    """What commands of Ray and its pages ask for is answered."""
     headers = {"authorization": f"Bearer {(Path.home() / '.ray' / 'auth_token').read_text().strip()}"}
     paths = {
         "DataHead": "/api/data/datasets/none",
@@ -53,7 +60,6 @@ def test_every_part_answers_and_runs_when_it_is_asked(server: Server) -> None:
         "StateHead": "/api/v0/actors",
         "TrainHead": "/api/train/v2/runs/v1",
     }
-    assert not {"DataHead", "TrainHead"} & parts(server), "no other test asks these"
 
     with httpx.Client(base_url=server.dashboard, headers=headers, timeout=60) as client:
         codes = {name: client.get(path).status_code for name, path in paths.items()}
@@ -70,13 +76,11 @@ def test_every_part_answers_and_runs_when_it_is_asked(server: Server) -> None:
 @pytest.mark.cluster
 @pytest.mark.timeout(240)
 def test_commands_of_ray_work(server: Server) -> None:
-    """`serve status`, `ray job submit` and `ray list` do what they do on every cluster."""
+    """`serve status` and `ray list` do what they do on every cluster; `ray job submit` is tried with the batch arm."""
     status = ray(server, "serve", "status")
-    job = ray(server, "ray", "job", "submit", words=("--", "echo", "hello from a job"))
     actors = ray(server, "ray", "list", "actors")
 
     assert "status: RUNNING" in status.stdout, status.stderr
-    assert (job.returncode, "hello from a job" in job.stdout) == (0, True), job.stdout + job.stderr
     assert "ServeReplica" in actors.stdout, actors.stderr
 
 
