@@ -56,10 +56,11 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """What the Serve configuration says about its HTTP side. models: paths, below the prefix of their application."""
+    """Where the Serve configuration says that it listens. models: paths, below the prefix of their application."""
 
     host: str
     port: int
+    grpc_port: int
     models: tuple[str, ...]
 
     @classmethod
@@ -68,6 +69,7 @@ class Endpoint:
         try:
             document = yaml.safe_load(config.read_text())
             options = document.get("http_options", {})
+            grpc_port = document.get("grpc_options", {}).get("port", 9000)
             models = [
                 f"{app.get('route_prefix', '/').rstrip('/')}/v1/models/{name}"
                 for app in document["applications"]
@@ -77,7 +79,12 @@ class Endpoint:
             raise ConfigError(
                 f"Cannot read {config}: it is no Serve configuration ({error}). See configs/serve.yaml."
             ) from error
-        return cls(host=options.get("host", "127.0.0.1"), port=options.get("port", 8000), models=tuple(models))
+        return cls(
+            host=options.get("host", "127.0.0.1"),
+            port=options.get("port", 8000),
+            grpc_port=grpc_port,
+            models=tuple(models),
+        )
 
     @property
     def url(self) -> str:
@@ -91,7 +98,9 @@ class Launcher:
         self._launch = launch
         self._console = console
         self._endpoint = Endpoint.read(launch.config)
-        self._ray_port = machine.free_port()
+        # What is not listened on yet is free to whoever looks: two of the same would keep HAProxy from starting.
+        self._ports = {self._endpoint.port, self._endpoint.grpc_port, launch.dashboard_port}
+        self._ray_port = self._free_port()
         self._environ = self._environment()
 
     def run(self) -> int:
@@ -170,7 +179,7 @@ class Launcher:
             "--no-monitor", "--include-log-monitor=false",
             "--disable-usage-stats",
             # Takes submitted jobs; on its default port only one cluster of a machine could.
-            f"--dashboard-agent-listen-port={machine.free_port()}",
+            f"--dashboard-agent-listen-port={self._free_port()}",
         ]  # fmt: skip
         done = subprocess.run(  # noqa: S603  # our own command
             command, env=self._environ, cwd=self._launch.home, capture_output=True, text=True, start_new_session=True
@@ -185,6 +194,11 @@ class Launcher:
                 env=self._environ, cwd=self._launch.home, stdout=log, stderr=subprocess.STDOUT,
                 stdin=subprocess.PIPE, start_new_session=True,
             )  # fmt: skip
+
+    def _free_port(self) -> int:
+        port = machine.free_port(besides=self._ports)
+        self._ports.add(port)
+        return port
 
     def _link_logs(self, ray: Sequence[psutil.Process]) -> None:
         """`var/log/ray` leads to what every process of this Ray writes."""
@@ -254,10 +268,10 @@ class Launcher:
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(machine.free_port()),
-            "RAY_SERVE_HAPROXY_STATS_PORT": str(machine.free_port()),
-            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(machine.free_port()),
-            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(machine.free_port()),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(self._free_port()),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(self._free_port()),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(self._free_port()),
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(self._free_port()),
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(http),
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(http + _PORTS),
             "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(grpc),

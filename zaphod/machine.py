@@ -11,7 +11,7 @@ import os
 import random
 import secrets
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,15 +137,15 @@ def end_marked(run_dir: Path) -> list[str]:
     return _end_all(lambda mark: mark == str(run_dir))
 
 
-def free_port() -> int:
-    """A port that was free on all addresses a moment ago.
+def free_port(*, besides: Container[int] = ()) -> int:
+    """A port that was free on all addresses a moment ago. besides: ports that are meant for something else.
 
     Below those that the system gives to outgoing connections: one of them could take it before it is listened on. And
     apart from Ray's own ranges, workers from 10,002 and replicas from 30,000.
     """
     while True:
         port = 20_000 + secrets.randbelow(10_000)
-        if _is_free(port):
+        if port not in besides and _is_free(port):
             return port
 
 
