@@ -67,7 +67,10 @@ class Batcher:
                 self._filled.wait_for(lambda: self._queue)
                 batch = self._take()
             if batch:
-                answers = score_together(batch)
+                try:
+                    answers = score_together(batch)
+                except Exception as error:  # noqa: BLE001  # a thread that ends would leave every caller waiting
+                    answers = [error] * len(batch)
                 batch[0].answer.get_loop().call_soon_threadsafe(_deliver, batch, answers)
 
     def _take(self) -> list[Waiting]:
@@ -98,7 +101,7 @@ def score_together(batch: Sequence[Waiting]) -> list[Scored | Exception]:
             ids = [row for name, each in zip(names, batch, strict=True) for row in row_ids(name or "", each.num_rows)]
     try:
         scored = snapshot.score(join([each.columns for each in questions]), entities=_join_entities(questions), ids=ids)
-    except Exception as error:  # noqa: BLE001  # a worker thread that ends would leave every caller waiting
+    except Exception as error:  # noqa: BLE001  # theirs whose questions were asked, and nobody else's
         if len(batch) == 1 or not isinstance(error, ZaphodError):
             return [error] * len(batch)
         return [answer for waiting in batch for answer in score_together([waiting])]

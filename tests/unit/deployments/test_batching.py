@@ -90,6 +90,28 @@ def test_fault_of_one_is_not_the_others() -> None:
     asyncio.run(main())
 
 
+def test_answers_that_cannot_be_told_apart_fail_their_callers() -> None:
+    """With the error that it was; whoever asks afterwards is answered."""
+
+    class Muddled(Slow):
+        def score(self, columns: Columns, **others: object) -> Scored:
+            scored = super().score(columns)
+            return Scored(scored.predictions, scored.stamps, [9] * columns.num_rows) if len(self.sizes) == 2 else scored
+
+    async def main() -> None:
+        model, batcher = Muddled(), Batcher(max_rows=100)
+        tasks = await ask(batcher, model, [question(0.0)])
+        await model.asked.wait()
+        tasks += await ask(batcher, model, [question(1.0), question(2.0)])
+        model.go.set()
+        answers = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), timeout=10)
+        assert [isinstance(answer, IndexError) for answer in answers] == [False, True, True]
+        (last,) = await asyncio.wait_for(asyncio.gather(*await ask(batcher, model, [question(3.0)])), timeout=10)
+        assert np.ravel(last.predictions.values).tolist() == [3.0]  # type: ignore[arg-type]
+
+    asyncio.run(main())
+
+
 def test_everyone_keeps_their_own_prediction_id() -> None:
     """Where predictions are recorded, rows of one call are recorded under their own requests' ids."""
 
