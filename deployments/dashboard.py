@@ -19,8 +19,8 @@ from ray.dashboard.subprocesses import handle
 from ray.dashboard.subprocesses.utils import ResponseType
 
 _READY_S = 30.0
-# Parts that ask others, beside the dashboard.
-_COMPANIONS = {"TrainHead": ("NodeHead",)}
+# Parts that ask others, beside the dashboard, or need what another writes: which node is the head.
+_COMPANIONS = {"JobHead": ("NodeHead",), "TrainHead": ("NodeHead",)}
 
 
 class Part(handle.SubprocessModuleHandle):

@@ -206,18 +206,19 @@ def submit_job(command: list[str], *, cwd: Path) -> subprocess.CompletedProcess[
 
 def test_beside_a_server_and_submitted_to_it(tmp_path: Path, registry: Registry, server: Server) -> None:
     """From the server's home the job joins its Ray; `ray job submit` takes paths from that home too."""
+    mine = server.home / tmp_path.name
     for name in ("beside", "submitted"):
-        tables.write_input(server.home / name / "input")
-        config = write_config(server.home / name, registry, input=f"{name}/input", output=f"{name}/output")
-        config.rename(server.home / name / "batch.yaml")
+        tables.write_input(mine / name / "input")
+        paths = {each: f"{tmp_path.name}/{name}/{each}" for each in ("input", "output")}
+        write_config(mine / name, registry, **paths).rename(mine / name / "batch.yaml")
     working_copy = tmp_path / "copy"
     working_copy.mkdir()
-    (working_copy / "batch.yaml").write_text((server.home / "submitted/batch.yaml").read_text())
-    (server.home / "batch.yaml").write_text((server.home / "beside/batch.yaml").read_text())
+    (working_copy / "batch.yaml").write_text((mine / "submitted/batch.yaml").read_text())
+    (server.home / "batch.yaml").write_text((mine / "beside/batch.yaml").read_text())
 
     beside = batch(server.home)
     assert beside.returncode == 0, beside.stderr
-    assert result(server.home / "beside") == undisturbed(server.home / "beside", registry)
+    assert result(mine / "beside") == undisturbed(mine / "beside", registry)
 
     running = machine.read_run_file(server.home / "var" / "run")
     assert running is not None
@@ -241,4 +242,4 @@ def test_beside_a_server_and_submitted_to_it(tmp_path: Path, registry: Registry,
 
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     assert "rows in 600  out 600  rejected 0" in submitted.stdout
-    assert result(server.home / "submitted") == undisturbed(server.home / "submitted", registry)
+    assert result(mine / "submitted") == undisturbed(mine / "submitted", registry)
