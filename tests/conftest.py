@@ -21,6 +21,9 @@ from tests import cli, models
 from zaphod import machine
 from zaphod.registry import Registry
 
+# Its assertions tell what differed, as those of tests do.
+pytest.register_assert_rewrite("tests.faults.crew")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

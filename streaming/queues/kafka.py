@@ -378,8 +378,7 @@ class KafkaConsumer:
     ) -> None:
         try:
             with held.lock:
-                if held.in_doubt and self._states.newest(batch.partition).epoch != held.state.epoch:
-                    # A broker may leave this unsaid: the commit of one who was fenced then never ends.
+                if held.in_doubt and self._is_taken(batch.partition, held):
                     raise fenced(batch.partition)
                 held.in_doubt = True  # until it is over the lease cannot be renewed; by then it has been
                 held.writer.write(token, writes, next_offset=next_offset)
@@ -389,6 +388,10 @@ class KafkaConsumer:
             raise
         if next_offset is not None:
             held.move_to(next_offset)
+
+    def _is_taken(self, partition: int, held: _Held) -> bool:
+        """By another. A broker may leave it unsaid: the commit of one who was fenced then never ends."""
+        return self._states.newest(partition).epoch != held.state.epoch
 
     def _waiting(self, max_events: int) -> MicroBatch | None:
         """What has been fetched of the partition whose turn it is."""

@@ -144,7 +144,8 @@ def work(job: Job, pipe: Connection) -> None:
     served = ServedModel.open(Registry.open(job.registry), "binary")
     lease_s = job.queue.lease_s
     consumer = WatchedConsumer(factory.open_queue(job.queue).consumer(job.name, lease_s=lease_s), points, pipe)
-    settings = ScoringSettings(max_batch=32, backoff_s=0.01)
+    # So many kills by chance do not meet in one event and have it taken for what kills.
+    settings = ScoringSettings(max_batch=32, max_attempts=6, backoff_s=0.01)
     scorer = Scorer(consumer, FragileModel(served, points), settings=settings, lease_s=lease_s)  # type: ignore[arg-type]  # what a scorer uses of it
     threading.Thread(target=_obey, args=(scorer, points, pipe), daemon=True).start()
     pipe.send("ready")
@@ -162,6 +163,7 @@ def remove_fence(job: Job) -> None:
         open_writer(self, config, name=f"{name}-{job.name}", **arguments)
 
     kafka.PartitionWriter.__init__ = own_name  # type: ignore[method-assign]
+    kafka.KafkaConsumer._is_taken = lambda *_: False  # type: ignore[method-assign]
 
 
 def _obey(scorer: Scorer, points: Points, pipe: Connection) -> None:
