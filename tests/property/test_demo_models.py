@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -98,7 +97,7 @@ def test_lists_and_arrow_arrays_give_the_same_answer() -> None:
     frame = strange(models.table(1000, seed=3), "kind")
     y = (frame["amount"] > 100).astype(int)
     compiled, _, rows = both(models.pipeline(logistic()).fit(frame, y), frame)
-    listed = replace(rows, strings=tuple(column.to_pylist() for column in rows.strings))
+    listed = msgspec.structs.replace(rows, strings=tuple(column.to_pylist() for column in rows.strings))
 
     np.testing.assert_array_equal(compiled.encode(listed), compiled.encode(rows))
 
