@@ -29,6 +29,8 @@ NUM_CALLERS = 8
 pytestmark = [pytest.mark.cluster, pytest.mark.fault, pytest.mark.timeout(240 + 30 * NUM_KILLS)]
 
 PATH = "/v1/models/fleet:predict"
+# What HAProxy says where it may not close the connection: on one that carried no answer before. Replicas speak JSON.
+BY_THE_EDGE = "500: Internal Server Error"
 
 
 def two_replicas(config: dict[str, Any]) -> None:
@@ -145,7 +147,7 @@ def scale(application: dict[str, Any], limits: dict[str, float]) -> None:
 
 
 def test_killed_replica(fleet: tuple[Server, Registry]) -> None:
-    """`kill -9` of a busy replica: nobody but those whose requests it had in hand sees a closed connection, and it is
+    """`kill -9` of a busy replica: nobody but those whose requests it had in hand goes without an answer, and it is
     replaced.
     """
     server, _ = fleet
@@ -163,5 +165,5 @@ def test_killed_replica(fleet: tuple[Server, Registry]) -> None:
                 what="a replacement",
             )
 
-    assert all(each.status in (0, 200) for each in callers.asked), callers.failures()
+    assert all(each.status in (0, 200) or each.why == BY_THE_EDGE for each in callers.asked), callers.failures()
     assert sum(callers.failures().values()) <= NUM_KILLS * NUM_CALLERS, callers.failures()
