@@ -6,6 +6,8 @@ nothing left to do with them but to write, so that it does not hold up answers e
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -13,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from zaphod.columns import Columns
-from zaphod.monitoring.record import Call, Origin, Single
+from zaphod.monitoring.record import Call, Origin, Single, Singles
+from zaphod.predictor import Predictions
 
 # One portion is answered at once: so many calls at most are lost when it kills the process.
 _MAX_CALLS = 256
@@ -24,7 +27,7 @@ _HEAD_BYTES = 5
 _encoder = msgspec.msgpack.Encoder()
 
 
-class _Copy(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class Copy(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A call. Fields as in `Call`; numbers: as they are in memory, row by row."""
 
     id: str | list[str]
@@ -37,7 +40,7 @@ class _Copy(msgspec.Struct, array_like=True, frozen=True, gc=False):
     rows: list[int] | None
 
 
-_decoder = msgspec.msgpack.Decoder(list[_Copy])
+_decoder = msgspec.msgpack.Decoder(list[Copy])
 
 
 class Portion:
@@ -80,10 +83,10 @@ def _one(row: Single) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _several(call: Call) -> _Copy:
+def _several(call: Call) -> Copy:
     assert call.columns is not None  # copies are of rows that were scored
     entities = [None] * call.num_rows if call.entities is None else call.entities
-    return _Copy(
+    return Copy(
         id=call.id if isinstance(call.id, str) else list(call.id),
         served_s=call.served_s,
         num_rows=call.num_rows,
@@ -102,13 +105,72 @@ def _listed(values: Sequence[str | None] | pa.Array) -> list[str | None]:
 def calls_of(frame: bytes | bytearray, origin: Origin) -> Iterator[Call]:
     """The calls of a portion, as the champion was asked, under another origin; its schema is the champion's."""
     for copy in _decoder.decode(frame):
-        yield Call(
-            origin=origin,
-            id=copy.id,
-            served_s=copy.served_s,
-            num_rows=copy.num_rows,
-            rows=None if copy.rows is None else np.array(copy.rows),
-            columns=Columns(np.frombuffer(copy.numbers).reshape(copy.num_rows, -1), copy.strings),
-            entities=copy.entities,
-            buckets=None if copy.buckets is None else np.array(copy.buckets),
+        yield _call(copy, origin)
+
+
+def groups_of(frame: bytes | bytearray, origin: Origin) -> Iterator[Group]:
+    """The calls of a portion, those of one row and one hour together, under another origin."""
+    for hour, copies in itertools.groupby(_decoder.decode(frame), key=_hour_of_single):
+        if hour is None:
+            for copy in copies:
+                yield Group((copy,), origin)
+        else:
+            yield Group(tuple(copies), origin)
+
+
+class Group:
+    """Copies that may be scored together."""
+
+    def __init__(self, copies: tuple[Copy, ...], origin: Origin) -> None:
+        """Several have one row each."""
+        self._copies = copies
+        self._origin = origin
+
+    def __len__(self) -> int:
+        return len(self._copies)
+
+    def calls(self) -> Iterator[Call]:
+        """One by one."""
+        return (_call(copy, self._origin) for copy in self._copies)
+
+    def columns(self) -> Columns:
+        """Of all rows."""
+        numbers = np.frombuffer(b"".join([copy.numbers for copy in self._copies]))
+        num_strings = len(self._copies[0].strings)
+        return Columns(
+            numbers=numbers.reshape(len(self._copies), -1),
+            strings=tuple([copy.strings[i][0] for copy in self._copies] for i in range(num_strings)),
         )
+
+    def answered(self, columns: Columns, predictions: Predictions, *, latency_s: float) -> Singles:
+        """For the log. columns: what `columns` made. latency_s: what one of them takes, noted with the last."""
+        copies = self._copies
+        buckets = [copy.buckets[0] for copy in copies if copy.buckets is not None]
+        return Singles(
+            origin=self._origin,
+            id=[copy.id if isinstance(copy.id, str) else copy.id[0] for copy in copies],
+            served_s=[copy.served_s for copy in copies],
+            latency_s=[*(math.nan for _ in copies[1:]), latency_s],
+            columns=columns,
+            predictions=predictions,
+            entities=[copy.entities[0] for copy in copies],
+            buckets=np.array(buckets) if len(buckets) == len(copies) else None,
+        )
+
+
+def _hour_of_single(copy: Copy) -> int | None:
+    """None of a call of several rows, or of one that had more."""
+    return int(copy.served_s // 3600) if copy.num_rows == 1 and copy.rows is None else None
+
+
+def _call(copy: Copy, origin: Origin) -> Call:
+    return Call(
+        origin=origin,
+        id=copy.id,
+        served_s=copy.served_s,
+        num_rows=copy.num_rows,
+        rows=None if copy.rows is None else np.array(copy.rows),
+        columns=Columns(np.frombuffer(copy.numbers).reshape(copy.num_rows, -1), copy.strings),
+        entities=copy.entities,
+        buckets=None if copy.buckets is None else np.array(copy.buckets),
+    )

@@ -104,14 +104,15 @@ class PhaseQuery:
         return tuple(exposed)
 
     def _guarded(self, guardrail: GuardrailPlan) -> Guarded:
-        bad = "failed"
+        bad, judged = "failed", "true"
         if guardrail.bad == "slow":
             assert guardrail.objective_ms is not None  # the plan has checked it
-            bad = f"(latency > {guardrail.objective_ms / 1000!r})"
+            # Of calls that a shadow scores together one is timed.
+            bad, judged = f"(latency > {guardrail.objective_ms / 1000!r})", "latency IS NOT NULL"
         rows = self._rows(
             "SELECT challenger, count(*), sum(n), sum(b), sum(n * n), sum(b * b), sum(n * b) FROM ("
             f"SELECT challenger, entity, count(*)::DOUBLE AS n, sum({bad}::INTEGER)::DOUBLE AS b "
-            "FROM phase GROUP BY challenger, entity) GROUP BY challenger"
+            f"FROM phase WHERE {judged} GROUP BY challenger, entity) GROUP BY challenger"
         )
         shares = {bool(row[0]): BadShare(int(row[1]), *(float(value) for value in row[2:])) for row in rows}
         nothing = BadShare(0, 0.0, 0.0, 0.0, 0.0, 0.0)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from zaphod import outputs
 from zaphod.monitoring.gather import Gathered
 from zaphod.monitoring.policy import Hasher, apply
-from zaphod.monitoring.record import Arm, Call, Origin, Single, Status
+from zaphod.monitoring.record import Arm, Call, Origin, Single, Singles, Status
 from zaphod.schema import LogPolicy
 
 _Key: TypeAlias = tuple[type, int, int, bool, bool, bool]
@@ -40,9 +40,9 @@ class RecordEncoder:
         self._begin_s = self._end_s = 0.0
         self._add_one: Callable[[Single], None]
 
-    def add(self, item: Call | Single) -> None:
+    def add(self, item: Call | Single | Singles) -> None:
         """Calls in any order."""
-        if isinstance(item, Call):
+        if not isinstance(item, Single):
             self._gathered(item).add(item)
             return
         if item.origin is not self._origin or not self._begin_s <= item.served_s < self._end_s:
@@ -52,12 +52,13 @@ class RecordEncoder:
             self._end_s = self._begin_s + 3600
         self._add_one(item)
 
-    def _gathered(self, item: Call | Single) -> Gathered:
+    def _gathered(self, item: Call | Single | Singles) -> Gathered:
+        served_s = item.served_s[0] if isinstance(item, Singles) else item.served_s
         # Calls that have other parts make another table.
         key = (
             type(item),
             id(item.origin),
-            int(item.served_s // 3600),
+            int(served_s // 3600),
             item.predictions is None,
             item.columns is None,
             isinstance(item.id, str),
@@ -103,7 +104,7 @@ class RecordEncoder:
             "status": constant(Status.OK, total) if answered else _spread(gathered, gathered.statuses),
             "error": nothing if answered else _spread(gathered, gathered.errors),
             "error_field": nothing if answered else _spread(gathered, gathered.error_fields),
-            "latency_s": pa.array(gathered.spread(gathered.latencies)),
+            "latency_s": pa.array(gathered.spread(gathered.latencies), from_pandas=True),
         }
         if self._features:
             table |= self._feature_columns(gathered)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zaphod.columns import arrow_type
-from zaphod.monitoring.record import Call, Origin, Single
+from zaphod.monitoring.record import Call, Origin, Single, Singles
 from zaphod.predictor import Predictions
 
 _NONE = -1
@@ -124,7 +124,7 @@ class Gathered:
         "with_features",
     )  # fmt: skip
 
-    def __init__(self, first: Call | Single, *, features: bool = True) -> None:
+    def __init__(self, first: Call | Single | Singles, *, features: bool = True) -> None:
         """first: such as all others; it has yet to be added."""
         self.origin: Origin = first.origin
         self.predicted = first.predictions is not None
@@ -190,17 +190,22 @@ class Gathered:
 
         return add
 
-    def add(self, call: Call) -> None:
+    def add(self, call: Call | Singles) -> None:
         """All but long arrays is copied; the call is forgotten."""
         num_rows, columns, predictions, entities = call.num_rows, call.columns, call.predictions, call.entities
-        if call.rows is not None:
-            self.rows.append((self._num_rows, call.rows))
         if call.buckets is not None:
             self.buckets.append((self._num_rows, call.buckets))
+        if isinstance(call, Singles):
+            self._counts.extend((1,) * num_rows)
+            self._times.extend(call.served_s)
+            self._latencies.extend(call.latency_s)
+        else:
+            self._counts.append(num_rows)
+            self._times.append(call.served_s)
+            self._latencies.append(call.latency_s)
+            if call.rows is not None:
+                self.rows.append((self._num_rows, call.rows))
         self._num_rows += num_rows
-        self._counts.append(num_rows)
-        self._times.append(call.served_s)
-        self._latencies.append(call.latency_s)
         if self.by_row:
             self.ids.extend(call.id)
         else:
@@ -215,7 +220,7 @@ class Gathered:
                 texts.add(values)
         for name, block in self._blocks.items():
             block.add_rows(getattr(predictions, name))
-        if predictions is None:
+        if isinstance(call, Call) and predictions is None:
             self.statuses.append(call.status)
             self.errors.append(call.error)
             self.error_fields.append(call.error_field)
@@ -237,7 +242,7 @@ class Gathered:
 
     @property
     def latencies(self) -> NDArray[np.float64]:
-        """Seconds."""
+        """Seconds; NaN where nobody timed."""
         return np.frombuffer(self._latencies)
 
     @property

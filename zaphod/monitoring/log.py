@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 from zaphod.monitoring.encode import RecordEncoder
 from zaphod.monitoring.policy import open_hasher
-from zaphod.monitoring.record import Call, Single
+from zaphod.monitoring.record import Call, Single, Singles
 from zaphod.monitoring.segments import SegmentWriter
 from zaphod.monitoring.settings import LogSettings
 from zaphod.storage import open_storage
 
-PredictionLog = SegmentWriter[Call | Single]
+PredictionLog = SegmentWriter[Call | Single | Singles]
 """Takes calls and returns at once; writes `log/<model>/date=…/hour=…/….parquet` below the settings' `uri`."""
 
 

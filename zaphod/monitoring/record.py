@@ -101,6 +101,26 @@ class Single(msgspec.Struct, frozen=True, gc=False):
     bucket: int = -1
 
 
+class Singles(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """Calls of one row each, within one hour, that were answered together. All as in `Single`, one for each row.
+
+    latency_s: NaN for those that nobody timed.
+    """
+
+    origin: Origin
+    id: Sequence[str]
+    served_s: Sequence[float]
+    latency_s: Sequence[float]
+    columns: Columns
+    predictions: Predictions
+    entities: Sequence[str | None]
+    buckets: NDArray[np.int64] | None = None
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.id)
+
+
 class _Ids:
     """When the process began, chance, then a counter: no two processes make the same."""
 

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import functools
 import itertools
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def traffic(seed: int, count: int) -> list[Prediction]:
                 challenger=challenger,
                 entity=entity,
                 failed=bool(rng.random() < 0.05),
-                latency=float(rng.exponential(0.03)),
+                latency=float(rng.exponential(0.03)) if i % 10 else math.nan,
                 value=float(rng.normal()),
                 age=float(rng.normal(40, 10)),
                 country=str(rng.choice(["DE", "FR"])),
@@ -264,7 +265,9 @@ def test_guardrails_exposure_and_crossings_are_counted(settings: LogSettings) ->
     failed, slow = phase.guarded
     mine = [p for p in seen if p.challenger]
     assert (failed.challenger.count, failed.challenger.bad) == (len(mine), sum(p.failed for p in mine))
-    assert slow.challenger.bad == sum(p.latency > 0.05 for p in mine)
+    timed = [p for p in mine if not math.isnan(p.latency)]
+    assert slow.challenger.count == len(timed) < len(mine)
+    assert slow.challenger.bad == sum(p.latency > 0.05 for p in timed)
     per_entity: dict[str, int] = defaultdict(int)
     for p in mine:
         per_entity[whom(p)] += 1

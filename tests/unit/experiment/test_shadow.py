@@ -15,11 +15,14 @@ import pyarrow as pa
 import pytest
 
 from zaphod.columns import Columns, RowDecoder
-from zaphod.monitoring.record import Arm, Call, Origin, Single
-from zaphod.portion import Portion, calls_of
+from zaphod.contender import Contender
+from zaphod.errors import PredictionError
+from zaphod.monitoring.record import Arm, Call, Origin, Single, Singles, Status
+from zaphod.portion import Portion, calls_of, groups_of
 from zaphod.predictor import Predictions
 from zaphod.schema import DType, Field, Output, Schema, Task
 from zaphod.shadow import Patience, starved_s
+from zaphod.shadow_process import score
 
 SCHEMA = Schema(
     fields=(
@@ -113,6 +116,73 @@ def test_a_row_that_cannot_be_copied_leaves_no_trace() -> None:
     portion.add(single(3))
 
     assert [each.id for each in calls_of(portion.frame(), CHALLENGER)] == ["s1", "s3"]
+
+
+def portion_of(*items: Single | Call) -> bytes:
+    """On its way."""
+    portion = Portion()
+    for item in items:
+        portion.add(item)
+    return bytes(portion.frame())
+
+
+def test_single_rows_of_an_hour_go_together() -> None:
+    """In their order; calls of several rows, and what is left of such a call, stay as they were."""
+    late = msgspec.structs.replace(single(3), served_s=3_600.0)
+    frame = portion_of(single(0), single(1), call("a", 1.0, 2.0), call("b", 5.0, rows=[4]), single(2), late)
+
+    groups = list(groups_of(frame, CHALLENGER))
+
+    assert [[each.id for each in group.calls()] for group in groups] == [["s0", "s1"], ["a"], ["b"], ["s2"], ["s3"]]
+    both = groups[0].columns()
+    assert both.numbers.tolist() == [[0.0], [1.0]]
+    assert both.strings == (["c0", "c1"],)
+
+
+class Doubling:
+    """Answers twice the amount, and fails on any call that has an amount of 13."""
+
+    engine = "onnx"
+
+    def predict(self, columns: Columns) -> Predictions:
+        if (columns.numbers == 13.0).any():
+            raise PredictionError("unlucky")
+        return Predictions(values=columns.numbers * 2)
+
+
+class Kept(list[Call | Singles]):
+    """A log in memory."""
+
+    put = list.append
+
+
+def test_single_rows_are_scored_together_and_one_is_timed() -> None:
+    """Each gets its own answer, and the last tells what a call takes."""
+    kept = Kept()
+
+    score(portion_of(*map(single, range(4))), Contender(Doubling(), CHALLENGER), kept)  # type: ignore[arg-type]  # as a log
+
+    (answered,) = kept
+    assert isinstance(answered, Singles)
+    assert answered.predictions.values is not None
+    assert (answered.id, answered.predictions.values.ravel().tolist()) == (["s0", "s1", "s2", "s3"], [0, 2, 4, 6])
+    assert (answered.served_s, answered.entities) == ([10, 11, 12, 13], ["e0", "e1", "e2", "e3"])
+    assert answered.buckets is not None
+    assert answered.buckets.tolist() == [0, 1, 2, 3]
+    assert np.isnan(answered.latency_s).tolist() == [True, True, True, False]
+    assert 0 < answered.latency_s[3] < 1
+
+
+def test_a_row_that_fails_is_no_fault_of_those_scored_with_it() -> None:
+    """Then each is scored alone, and that one recorded as failed."""
+    kept = Kept()
+
+    score(portion_of(*map(single, range(11, 15))), Contender(Doubling(), CHALLENGER), kept)  # type: ignore[arg-type]  # as above
+
+    assert [(each.id, each.status) for each in kept if isinstance(each, Call)] == [
+        ("s11", Status.OK), ("s12", Status.OK), ("s13", Status.FAILED), ("s14", Status.OK),
+    ]  # fmt: skip
+    assert all(each.latency_s > 0 for each in kept if isinstance(each, Call))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ from zaphod.monitoring.encode import RecordEncoder
 from zaphod.monitoring.gather import Block
 from zaphod.monitoring.log import PredictionLog, open_log
 from zaphod.monitoring.policy import Hasher
-from zaphod.monitoring.record import Arm, Call, Origin, Single, Status, new_id
+from zaphod.monitoring.record import Arm, Call, Origin, Single, Singles, Status, new_id
 from zaphod.monitoring.segments import SegmentWriter
 from zaphod.monitoring.settings import LogSettings
 from zaphod.predictor import Predictions
@@ -104,6 +105,30 @@ def test_a_record_holds_what_was_asked_and_answered(log: PredictionLog, tmp_path
     assert (first["feature.amount"], first["feature.count"]) == (1.5, 2)
     assert (first["output.label"], first["output.probability_yes"]) == ("yes", 0.75)
     assert (second["feature.amount"], second["entity"]) == (None, None)
+
+
+def test_single_rows_answered_together_are_recorded_one_by_one(log: PredictionLog, tmp_path: Path) -> None:
+    """As if each had come alone; what nobody timed has no latency, and outside experiments nobody has a bucket."""
+    given = Predictions(
+        labels=np.array(["yes", "no"], dtype=object), probabilities=np.array([[0.25, 0.75], [0.5, 0.5]])
+    )
+    together = Singles(
+        origin=ORIGIN, id=["a", "b"], served_s=[NOON, NOON + 1.5], latency_s=[math.nan, 0.5], columns=columns(),
+        predictions=given, entities=["ann", None], buckets=np.array([7, 8]),
+    )  # fmt: skip
+    log.put(together)
+    log.put(msgspec.structs.replace(together, id=["c", "d"], served_s=[NOON + 2, NOON + 3], buckets=None))
+    assert log.flush()
+
+    found = read(tmp_path)
+
+    assert [(row["call"], row["row"], row["latency_s"], row["bucket"]) for row in found] == [
+        ("a", None, None, 7), ("b", None, 0.5, 8), ("c", None, None, None), ("d", None, 0.5, None),
+    ]  # fmt: skip
+    assert [row["time"].timestamp() - NOON for row in found] == [0, 1.5, 2, 3]  # type: ignore[attr-defined]  # a datetime
+    assert [row["feature.amount"] for row in found] == [1.5, None, 1.5, None]
+    assert [row["output.label"] for row in found] == ["yes", "no", "yes", "no"]
+    assert [row["entity"] is None for row in found] == [False, True, False, True]
 
 
 def test_single_rows_keep_what_is_theirs(log: PredictionLog, tmp_path: Path) -> None:
