@@ -18,7 +18,9 @@ from zaphod.errors import ConfigError, GateError, ModelNotFoundError, RegistryCo
 from zaphod.experiment.auto import End, Look, Watcher, watch
 from zaphod.experiment.lifecycle import Ended, find, promote, ramp, roll_back, start, stop
 from zaphod.experiment.plan import MetricPlan, Plan
+from zaphod.experiment.results import Analysis
 from zaphod.experiment.spec import Experiment, Mode
+from zaphod.experiment.verdict import Decision, Verdict, decide
 from zaphod.monitoring.log import open_log
 from zaphod.monitoring.record import Arm, Call, Origin, Status
 from zaphod.monitoring.settings import LogSettings
@@ -261,3 +263,49 @@ def test_a_breach_is_rolled_back_within_ten_seconds(registry: Registry, tmp_path
     assert took_s < 10.0
     # It was not kept waiting until outcomes were joined.
     assert looks[-1].analysis.current.outcomes.challenger.predictions == 0
+
+
+@pytest.mark.parametrize("verdict", [Verdict.PROMOTE, Verdict.INCONCLUSIVE])
+def test_what_cannot_be_decided_is_watched_on(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: Verdict
+) -> None:
+    """A challenger that has not passed the gate, and one about which nothing is sure, are still rolled back."""
+    experiment = begin(registry)
+    write_failures(tmp_path / "log", registry, experiment)
+    looks: list[Look] = []
+
+    def decide_later(plan: Plan, analysis: Analysis) -> Decision:
+        return decide(plan, analysis) if len(looks) >= 2 else Decision(verdict=verdict, reasons=("test",))
+
+    monkeypatch.setattr("zaphod.experiment.auto.decide", decide_later)
+    end = watch(
+        registry, experiment, log_uri=str(tmp_path / "log"), may_promote=True, interval_s=0.0, on_look=looks.append
+    )
+
+    assert [look.decision.verdict for look in looks] == [verdict, verdict, Verdict.ROLL_BACK]
+    assert end is End.ROLLED_BACK
+
+
+def test_a_look_that_fails_is_made_again(registry: Registry, tmp_path: Path) -> None:
+    """By a file that is none: nothing of what could be read is lost or counted twice when it is gone."""
+    experiment = begin(registry)
+    write_failures(tmp_path / "log", registry, experiment)
+    (folder,) = {path.parent for path in (tmp_path / "log").rglob("*.parquet")}
+    broken = folder / "zzz.parquet"
+    broken.write_bytes(b"PAR1 and no more")
+    looks: list[Look] = []
+    pauses: list[float] = []
+
+    def mend(pause_s: float) -> None:
+        pauses.append(pause_s)
+        if len(pauses) == 2:
+            broken.unlink()
+
+    end = watch(
+        registry, experiment, log_uri=str(tmp_path / "log"), may_promote=False, interval_s=1.0, on_look=looks.append,
+        pause=mend,
+    )  # fmt: skip
+
+    assert (end, len(pauses)) == (End.ROLLED_BACK, 2)
+    last = looks[0].analysis.current.exposure[-1]
+    assert (last.champion, last.challenger) == (2_000, 2_000)

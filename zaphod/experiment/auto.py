@@ -9,7 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from zaphod.errors import RegistryConflictError, StorageUnavailableError
+import duckdb
+import pyarrow as pa
+
+from zaphod.errors import GateError, RegistryConflictError, StorageUnavailableError
 from zaphod.experiment.analysis import analyse
 from zaphod.experiment.joining import Joined
 from zaphod.experiment.lifecycle import promote, roll_back
@@ -28,7 +31,6 @@ class End(enum.StrEnum):
 
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled back"
-    INCONCLUSIVE = "inconclusive"
     ELSEWHERE = "ended elsewhere"
 
 
@@ -81,7 +83,8 @@ class Watcher:
     def step(self, *, may_promote: bool, on_look: Callable[[Look], None]) -> End | None:
         """One look, and what follows from it; None when the experiment goes on.
 
-        Raises: StorageUnavailableError; GateError when the challenger may not become champion.
+        One that is inconclusive, and one whose challenger has not passed the gate, goes on until people end it, and
+        may still be rolled back. Raises: StorageUnavailableError.
         """
         running = self._registry.state(self._experiment.model).experiment
         if running is None or running.id != self._experiment.id:
@@ -94,6 +97,9 @@ class Watcher:
         except RegistryConflictError:
             # Somebody wrote something else meanwhile: the next look decides on what is there then.
             return None
+        except GateError as error:
+            _log.error("%s It is watched until then.", error.message)
+            return None
 
     def _act(self, look: Look, *, may_promote: bool) -> End | None:
         why = "; ".join(look.decision.reasons)
@@ -101,8 +107,6 @@ class Watcher:
             return End.ELSEWHERE if roll_back(self._registry, look.experiment, why=why) is None else End.ROLLED_BACK
         if look.decision.verdict is Verdict.PROMOTE and may_promote:
             return End.ELSEWHERE if promote(self._registry, look.experiment, why=why) is None else End.PROMOTED
-        if look.decision.verdict is Verdict.INCONCLUSIVE:
-            return End.INCONCLUSIVE
         return None
 
 
@@ -126,15 +130,12 @@ def watch(
     on_look: Callable[[Look], None],
     pause: Callable[[float], object] = time.sleep,
 ) -> End:
-    """Until the experiment has ended, here or elsewhere. An inconclusive one is left as it is, for people to end.
-
-    Raises: GateError when a promotion is due and the challenger has not passed the gate.
-    """
+    """Until the experiment has ended, here or elsewhere: whatever a look runs into, there is a next one."""
     with watcher(registry, experiment, log_uri=log_uri) as opened:
         while True:
             try:
                 end = opened.step(may_promote=may_promote, on_look=on_look)
-            except (StorageUnavailableError, OSError):
+            except (StorageUnavailableError, OSError, pa.ArrowException, duckdb.Error):
                 _log.exception("cannot look at the experiment; trying again")
                 end = None
             if end is not None:

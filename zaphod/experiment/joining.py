@@ -64,18 +64,25 @@ class Joined:
         self._folder.cleanup()
 
     def refresh(self, experiment: Experiment) -> None:
-        """Takes in what is new. experiment: as it is now, perhaps in a later phase. Raises: StorageUnavailableError."""
+        """Takes in what is new, all of it or nothing. experiment: as it is now, perhaps in a later phase.
+
+        Raises: StorageUnavailableError; duckdb.Error or pyarrow.ArrowException when a file cannot be read.
+        """
         self._experiment = experiment
         # Outcomes first: their predictions were logged before them, and are all found then.
         told = self._outcomes.fresh()
-        for table in _tables(told, ["prediction_id", "field", "value", "text", "time"]):
-            self._take_outcomes(table)
-        for path in told:
-            self._outcomes.forget_copy(path)
         logged = self._logs.fresh()
-        self._take_predictions(logged)
-        for path in logged:
-            self._logs.forget_copy(path)
+        self._db.begin()
+        try:
+            for table in _tables(told, ["prediction_id", "field", "value", "text", "time"]):
+                self._take_outcomes(table)
+            self._take_predictions(logged)
+        except BaseException:
+            self._db.rollback()
+            raise
+        self._db.commit()
+        self._outcomes.take(told)
+        self._logs.take(logged)
 
     def look(self, *, now_s: float) -> list[PhaseData]:
         """Every phase of the experiment, as far as it goes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from zaphod.monitoring.encode import hour_folder
@@ -12,7 +13,7 @@ from zaphod.storage import LocalStorage, Storage
 
 
 class LogFiles:
-    """Finds files of a folder tree `date=…/hour=…` that were not there before. Files never change once they are seen.
+    """Finds files of a folder tree `date=…/hour=…` that were not taken in yet. Files never change once they are there.
 
     Those of a bucket are copied to a folder that goes with the object.
     """
@@ -22,12 +23,12 @@ class LogFiles:
         self._storage = storage
         self._folder = folder
         self._first = hour_folder(int(since_s // 3600))
-        self._seen: set[str] = set()
+        self._taken: set[Path] = set()
         self._closed: set[str] = set()
         self._copies = None if isinstance(storage, LocalStorage) else tempfile.TemporaryDirectory(prefix="zaphod-log-")
 
     def fresh(self) -> list[Path]:
-        """What is new since the last call, oldest folder first. Raises: StorageUnavailableError."""
+        """What was not taken in yet, oldest folder first. Raises: StorageUnavailableError."""
         found: list[Path] = []
         for day in self._storage.names(self._folder):
             if day < self._first.split("/")[0]:
@@ -41,25 +42,30 @@ class LogFiles:
         if folder in self._closed:
             return []
         names = [name for name in self._storage.names(folder) if name.endswith(".parquet")]
-        fresh = [f"{folder}/{name}" for name in names if f"{folder}/{name}" not in self._seen]
-        self._seen.update(fresh)
+        fresh = [f"{folder}/{name}" for name in names if self._place(f"{folder}/{name}") not in self._taken]
         if not fresh and folder.split(f"{self._folder}/", 1)[1] < hour_folder(_hours_ago(24)):
             # A writer that cannot reach the storage files late, but not by a day.
             self._closed.add(folder)
         return [self._local(path) for path in fresh]
 
-    def _local(self, path: str) -> Path:
-        if self._copies is None:
-            return Path(self._storage.uri) / path
-        copy = Path(self._copies.name) / path
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(self._storage.read(path))
-        return copy
+    def _place(self, path: str) -> Path:
+        return Path(self._storage.uri if self._copies is None else self._copies.name) / path
 
-    def forget_copy(self, path: Path) -> None:
-        """The reader has taken it in."""
-        if self._copies is not None:
-            os.unlink(path)  # noqa: PTH108  # as quick as can be, there are many
+    def _local(self, path: str) -> Path:
+        place = self._place(path)
+        if self._copies is not None and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            part = place.with_name(f"{place.name}.part")
+            part.write_bytes(self._storage.read(path))
+            part.replace(place)
+        return place
+
+    def take(self, paths: Iterable[Path]) -> None:
+        """The reader has them."""
+        for path in paths:
+            self._taken.add(path)
+            if self._copies is not None:
+                os.unlink(path)  # noqa: PTH108  # as quick as can be, there are many
 
 
 def _hours_ago(hours: float) -> int:

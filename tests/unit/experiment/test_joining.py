@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from zaphod.columns import Columns
@@ -449,3 +450,25 @@ def test_a_table_of_outcomes_is_the_same_as_messages(settings: LogSettings, tmp_
     expected = by_entity(predictions, NOW)
     order = sorted(expected, key=lambda e: (expected[e][0].served, e))
     assert observed.sums[0].total.tolist() == [sum(in_time(p, "outcome") or 0 for p in expected[e]) for e in order]
+
+
+def test_what_could_not_be_read_is_read_later(settings: LogSettings) -> None:
+    """Outcomes are in when a file of predictions proves to be none: nothing is forgotten, nothing counted twice."""
+    predictions = traffic(4, 300)
+    told = [(p, field) for p in predictions for field in p.outcomes]
+    write(settings, [call(p, origin("challenger" if p.challenger else "champion")) for p in predictions], told)
+    assert settings.uri is not None
+    whole = look(settings, NOW)
+    log = next(Path(settings.uri, "log").rglob("*.parquet")).parent
+
+    joined = Joined(experiment(), PLAN, log_uri=settings.uri)
+    (log / "broken.parquet").write_bytes(b"PAR1")
+    for _ in range(2):
+        with pytest.raises(pa.ArrowInvalid):
+            joined.refresh(experiment())
+    (log / "broken.parquet").unlink()
+    joined.refresh(experiment())
+    (phase,) = joined.look(now_s=NOW)
+    joined.close()
+
+    assert (phase.exposure, phase.guarded, phase.outcomes) == (whole.exposure, whole.guarded, whole.outcomes)
