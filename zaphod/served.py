@@ -53,6 +53,11 @@ class Stamp:
     bundle_sha256: str
 
 
+def stamp_of(origin: Origin) -> Stamp:
+    """Of the variant."""
+    return Stamp(origin.model, origin.version, origin.variant, origin.bundle_sha256)
+
+
 class Scored(msgspec.Struct, frozen=True, gc=False):
     """Predictions with the stamps of the variants that made them.
 
@@ -73,7 +78,7 @@ class Scored(msgspec.Struct, frozen=True, gc=False):
 class Snapshot:
     """The model at one moment. Decode and score with the same snapshot: the next one may have another schema.
 
-    stamps: of champion and challenger, when a trial runs.
+    challenger: its stamp, when a trial runs; one object, by which those who count its answers know it.
     """
 
     bundle: Bundle
@@ -83,6 +88,7 @@ class Snapshot:
     example: Mapping[str, JsonScalar]
     recorder: Recorder | None = None
     trial: Trial | None = None
+    challenger: Stamp | None = None
 
     @property
     def schema(self) -> Schema:
@@ -202,7 +208,8 @@ class Snapshot:
     def _stamp(self, origin: Origin) -> Stamp:
         if origin.variant == CHAMPION:
             return self.stamp
-        return Stamp(origin.model, origin.version, origin.variant, origin.bundle_sha256)
+        assert self.challenger is not None  # set with the trial
+        return self.challenger
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +324,8 @@ class ServedModel:
                 self._followed = None
             raise
         finally:
-            self._snapshot = dataclasses.replace(snapshot, trial=trial)
+            stamp = None if trial is None else stamp_of(trial.challenger.origin)
+            self._snapshot = dataclasses.replace(snapshot, trial=trial, challenger=stamp)
             self._end_shadow(before)
         return True
 

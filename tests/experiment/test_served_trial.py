@@ -82,7 +82,10 @@ def test_one_by_one_is_the_same_as_all_at_once(registry: Registry) -> None:
     snapshot = served.snapshot()
     row = rows(snapshot, 1)
 
-    assert [values(snapshot.score(row, entities=[entity]))[0] for entity in ENTITIES] == expected(0.1)
+    scored = [snapshot.score(row, entities=[entity]) for entity in ENTITIES]
+    assert [values(each)[0] for each in scored] == expected(0.1)
+    # Requests are counted by the very stamp.
+    assert len({id(each.stamps[0]) for each in scored}) == 2
     served.close()
 
 
