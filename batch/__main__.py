@@ -170,7 +170,8 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
         console.print(f"rejects      {outcome.rejects}", highlight=False, soft_wrap=True)
         for problem in manifest.rejected:
             where = f" - at `{problem.field}`" if problem.field else ""
-            console.print(f"  {problem.rows:,} rows: {problem.reason}{where}", highlight=False, markup=False)
+            rows = f"{problem.rows:,} rows" if problem.rows else "nobody knows how many rows"
+            console.print(f"  {rows}: {problem.reason}{where}", highlight=False, markup=False)
 
 
 def _command() -> Any:  # what typer inspects

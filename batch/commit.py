@@ -68,6 +68,11 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     corrupt: bool = False
     error: str | None = None
 
+    @property
+    def is_uncounted(self) -> bool:
+        """Of a file that was rejected whole and whose rows nobody knows; such a file is one unit."""
+        return self.corrupt and not self.rows_in
+
     @classmethod
     def failed(cls, unit: str, error: str) -> Receipt:
         return cls(

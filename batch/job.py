@@ -91,9 +91,13 @@ class Job:
         self._clock = Clock()
 
     def check(self) -> Preflight:
-        """Everything before Ray. Raises: ZaphodError."""
+        """Everything before Ray. Raises: ZaphodError; RejectLimitError for files that are known to be broken."""
         with self._clock.phase("preflight"):
-            return preflight(self._settings)
+            ready = preflight(self._settings)
+        if not Staging.open(self._settings.output, ready.plan.run_id).is_published():
+            broken = sum(unit.problem is not None for unit in ready.plan.units)
+            check_limits(Counts(total=ready.num_rows, uncounted_files=broken), self._settings)
+        return ready
 
     def run(self, ready: Preflight) -> Outcome:
         """Raises: ZaphodError; RejectLimitError. Nothing is published then, and finished units stay finished."""
@@ -165,7 +169,7 @@ class Job:
             return
         counts = Counts(total=ready.num_rows, exact=ready.plan.num_rows is not None)
         for receipt in receipts.values():
-            counts = counts.plus(done=receipt.rows_in, rejected=receipt.rows_rejected)
+            counts = _plus(counts, receipt)
         seconds = None
         if ready.estimate is not None:
             seconds = ready.estimate.seconds(num_rows=counts.total - counts.done, num_tasks=1)
@@ -180,7 +184,7 @@ class Job:
                 if receipt.error is not None:
                     raise BatchError(receipt.error)
                 receipts[receipt.unit] = receipt
-                counts = counts.plus(done=receipt.rows_in, rejected=receipt.rows_rejected)
+                counts = _plus(counts, receipt)
                 display.update(counts)
                 self._on_step("unit")
                 if counts.exact:
@@ -201,9 +205,13 @@ class Job:
                 receipts[unit.id] = whole
         kept = {file.path for receipt in receipts.values() for file in receipt.files}
         staging.drop(path for path in staging.data_files() if path not in kept)
-        done = sum(receipt.rows_in for receipt in receipts.values())
-        rejected = sum(receipt.rows_rejected for receipt in receipts.values())
-        check_limits(Counts(total=done, done=done, rejected=rejected), self._settings)
+        if receipts and all(receipt.corrupt for receipt in receipts.values()):
+            first = min(receipts.values(), key=lambda receipt: receipt.unit)
+            raise RejectLimitError(f"Cannot publish: no file could be read. {first.problems[0].reason}")
+        counts = Counts(total=sum(receipt.rows_in for receipt in receipts.values()))
+        for receipt in receipts.values():
+            counts = _plus(counts, receipt)
+        check_limits(counts, self._settings)
 
     def _sum_up(
         self, ready: Preflight, receipts: dict[str, Receipt], *, rows: int, resumed: int, carried: int
@@ -258,11 +266,26 @@ class Job:
         )
 
 
+def _plus(counts: Counts, receipt: Receipt) -> Counts:
+    return counts.plus(done=receipt.rows_in, rejected=receipt.rows_rejected, uncounted_files=int(receipt.is_uncounted))
+
+
 def check_limits(counts: Counts, settings: BatchSettings) -> None:
     """The share is of all rows of the job, so that a bad first file does not end a job that is good in all.
 
+    A file whose rows nobody knows may have more than any limit of rows allows: it has one of its own, and where there
+    is none it is past every other.
+
     Raises: RejectLimitError.
     """
+    limited = settings.max_rejected is not None or settings.max_rejected_share < 1
+    max_files = 0 if settings.max_corrupt_files is None and limited else settings.max_corrupt_files
+    if max_files is not None and counts.uncounted_files > max_files:
+        raise RejectLimitError(
+            f"Cannot publish: {counts.uncounted_files:,} files that cannot be read were rejected, with nobody knows how "
+            f"many rows, more than the {max_files:,} that max_corrupt_files allows. Restore them, or raise the limit; "
+            "finished units are not done again."
+        )
     limits = {"max_rejected": settings.max_rejected, "max_rejected_share": settings.max_rejected_share * counts.total}
     for name, limit in limits.items():
         if limit is not None and counts.rejected > limit:

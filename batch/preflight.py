@@ -192,7 +192,9 @@ def check_inputs(
         except InvalidInputError as error:
             raise type(error)(f"{error.message} (in {each.file.path})") from error
         passed.append(each.schema)
-    return kept or pa.schema([(name, pa.null()) for name in keep])
+    if kept is None:
+        raise BatchError(f"Cannot score the input: no file can be read. {inspected[0].file.problem}")
+    return kept
 
 
 def _check_names(ask: Ask, settings: BatchSettings, keep: Sequence[str]) -> None:

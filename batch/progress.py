@@ -15,15 +15,24 @@ from rich.text import Text
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows that are dealt with, of how many, and how many of them were rejected. exact: the total is no guess."""
+    """Rows that are dealt with, of how many, and how many of them were rejected. exact: the total is no guess.
+
+    uncounted_files: rejected whole, and nobody knows with how many rows.
+    """
 
     total: int
     done: int = 0
     rejected: int = 0
+    uncounted_files: int = 0
     exact: bool = True
 
-    def plus(self, *, done: int, rejected: int) -> Counts:
-        return dataclasses.replace(self, done=self.done + done, rejected=self.rejected + rejected)
+    def plus(self, *, done: int, rejected: int, uncounted_files: int = 0) -> Counts:
+        return dataclasses.replace(
+            self,
+            done=self.done + done,
+            rejected=self.rejected + rejected,
+            uncounted_files=self.uncounted_files + uncounted_files,
+        )
 
 
 class Display(Protocol):

@@ -94,7 +94,12 @@ class BatchSettings(Settings):
     """A larger share of rejected rows than this fails the job likewise. 1 lets all pass."""
 
     on_corrupt: OnCorrupt = OnCorrupt.FAIL
-    """A file that cannot be read fails the job, or is rejected whole."""
+    """A file that cannot be read fails the job, or is rejected whole. A job none of whose files can be read fails."""
+
+    max_corrupt_files: pydantic.NonNegativeInt | None = None
+    """With `on_corrupt: reject`: more files than this that nobody knows the rows of (text, or Parquet without its
+    footer) fail the job, exit code 2. When not set, one is past `max_rejected` and past any `max_rejected_share` below
+    1."""
 
     sample: pydantic.PositiveInt | None = None
     """Score this many rows only. The run is published beside the others; `current.json` does not name it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -232,13 +233,53 @@ def test_a_corrupt_file_is_rejected_whole(
     """No row of it is in the predictions, also not of its readable part; rows that a footer counted are rejected."""
     paths = tables.write_input(tmp_path / "input")
     damage(paths[1])  # type: ignore[operator]
+    limits = {"max_rejected_share": 0.5, "max_corrupt_files": 1}
 
-    outcome = tables.run(tables.make_settings(tmp_path, registry, on_corrupt="reject", max_rejected_share=0.5))
+    outcome = tables.run(tables.make_settings(tmp_path, registry, on_corrupt="reject", **limits))
 
     assert outcome.manifest.corrupt_files == ("part-1.parquet",)
     assert (outcome.manifest.rows_out, outcome.manifest.rows_rejected) == (400, rows_rejected)
     assert set(pd.read_parquet(outcome.predictions)["id"].str[0]) == {"0", "2"}
     assert set(pd.read_parquet(outcome.rejects)["file"]) == {"part-1.parquet"}
+
+
+def broken_text(path: Path) -> None:
+    """Lines that turn into bytes of no text; the first of them are whole."""
+    rows = pd.read_parquet(path).to_json(orient="records", lines=True, double_precision=15)
+    path.with_suffix(".jsonl.gz").write_bytes(gzip.compress(rows.encode())[:-2000])
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [broken_footer, broken_text])
+@pytest.mark.parametrize("limit", [{}, {"max_rejected": 0, "max_rejected_share": 1.0}, {"max_corrupt_files": 1}])
+def test_files_of_unknown_size_are_past_a_limit(
+    tmp_path: Path, registry: Registry, damage: object, limit: dict[str, object]
+) -> None:
+    """Rows that nobody can count are not taken for none: nothing is published. A limit of files of their own, or none
+    at all, lets them pass; the finished units are not done again.
+    """
+    for path in tables.write_input(tmp_path / "input")[1:]:
+        damage(path)  # type: ignore[operator]
+
+    with pytest.raises(RejectLimitError, match="max_corrupt_files"):
+        tables.run(tables.make_settings(tmp_path, registry, on_corrupt="reject", **limit))
+    assert published(tmp_path) == []
+
+    enough = {"max_corrupt_files": 2} if limit else {"max_rejected_share": 1.0}
+    outcome = tables.run(tables.make_settings(tmp_path, registry, on_corrupt="reject", **limit | enough))
+    assert (len(outcome.manifest.corrupt_files), outcome.manifest.rows_out) == (2, 200)
+
+
+@pytest.mark.parametrize("damage", [broken_footer, broken_text, broken_page])
+def test_a_run_without_a_readable_file_is_not_published(tmp_path: Path, registry: Registry, damage: object) -> None:
+    """Whatever the limits are."""
+    for path in tables.write_input(tmp_path / "input"):
+        damage(path)  # type: ignore[operator]
+
+    with pytest.raises((BatchError, RejectLimitError), match="no file c"):
+        tables.run(tables.make_settings(tmp_path, registry, on_corrupt="reject", max_rejected_share=1.0))
+
+    assert published(tmp_path) == []
 
 
 def test_a_file_that_changes_under_the_job_is_an_error(tmp_path: Path, registry: Registry) -> None:
