@@ -282,7 +282,7 @@ def check_limits(counts: Counts, settings: BatchSettings) -> None:
     max_files = 0 if settings.max_corrupt_files is None and limited else settings.max_corrupt_files
     if max_files is not None and counts.uncounted_files > max_files:
         raise RejectLimitError(
-            f"Cannot publish: {counts.uncounted_files:,} files that cannot be read were rejected, with nobody knows how "
+            f"Cannot publish: {counts.uncounted_files:,} files that cannot be read were rejected, who knows with how "
             f"many rows, more than the {max_files:,} that max_corrupt_files allows. Restore them, or raise the limit; "
             "finished units are not done again."
         )
