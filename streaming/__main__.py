@@ -140,14 +140,12 @@ def replay(
     partition: Annotated[int | None, typer.Option(help="one partition only", min=0)] = None,
     config: _Config = DEFAULT,
 ) -> None:
-    """Scores again from an offset on; the outputs come after those that are there."""
+    """Scores again from an offset on, never later than where it stands; the outputs come after those that are there."""
     queue = open_queue(read_settings(config).queue)
     if partition is not None and partition >= queue.num_partitions:
         raise ConfigError(f"Expected a partition below {queue.num_partitions}, got {partition}")
-    for position in queue.positions():
-        if partition in (None, position.partition):
-            queue.replay(position.partition, offset=min(start, position.end_offset))
-    Console().print(f"scoring again from offset {start}")
+    for each in range(queue.num_partitions) if partition is None else [partition]:
+        Console().print(f"partition {each} goes on at offset {queue.replay(each, offset=start)}")
 
 
 def find_ray() -> machine.RayPlace:

@@ -271,8 +271,11 @@ class Queue(Protocol):
         """False when it is not there any more."""
         ...
 
-    def replay(self, partition: int, *, offset: int) -> None:
-        """Scores again from an offset on; outputs are added, none is replaced. A running consumer is fenced."""
+    def replay(self, partition: int, *, offset: int) -> int:
+        """Scores again from an offset on; outputs are added, none is replaced. A running consumer is fenced.
+
+        Returns where the partition goes on: never later than it would have, for no event may be passed over.
+        """
         ...
 
     def close(self) -> None: ...

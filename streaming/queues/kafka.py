@@ -197,12 +197,17 @@ class KafkaQueue:
             raise QueueUnavailableError("Cannot use the Kafka cluster: it does not answer. It is tried again.")
         return True
 
-    def replay(self, partition: int, *, offset: int) -> None:
+    def replay(self, partition: int, *, offset: int) -> int:
         writer = _open_writer(self._config, self._name, partition, self._topics.events, self._group)
-        state = self._states.newest(partition)
-        moved = wire.State(generation=state.generation + 1, epoch=state.epoch + 1)
         with contextlib.closing(writer):
-            writer.write("replay", [_state_write(self._topics, moved)], next_offset=offset)
+            # Read now: from here on nobody else can write.
+            state = self._states.newest(partition)
+            low, _ = self._events.ends(partition)
+            committed = _committed(self._group, self._topics.events, [partition])[partition] or 0
+            goes_on = max(low, min(offset, committed))
+            moved = wire.State(generation=state.generation + 1, epoch=state.epoch + 1)
+            writer.write("replay", [_state_write(self._topics, moved)], next_offset=goes_on)
+        return goes_on
 
     def close(self) -> None:
         for reader in (self._events, self._outputs, self._letters, self._states, self._group):

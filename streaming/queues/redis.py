@@ -145,12 +145,14 @@ redis.call('HSET', KEYS[1], 'next', ARGV[3], 'tried', '-1')
 return 1
 """
 
-# KEYS: state; ARGV: offset.
+# KEYS: state; ARGV: offset; returns where it goes on.
 _REPLAY = """
+local next = redis.call('HGET', KEYS[1], 'next') or '0'
+if tonumber(ARGV[1]) < tonumber(next) then next = ARGV[1] end
 redis.call('HINCRBY', KEYS[1], 'generation', 1)
 redis.call('HINCRBY', KEYS[1], 'epoch', 1)
-redis.call('HSET', KEYS[1], 'next', ARGV[1], 'owner', '', 'tried', '-1')
-return 1
+redis.call('HSET', KEYS[1], 'next', next, 'owner', '', 'tried', '-1')
+return tonumber(next)
 """
 
 
@@ -274,9 +276,9 @@ class RedisQueue:
         with _translated():
             return bool(self._client.xdel(self._key(partition, "dead"), _output_id(cursor)))
 
-    def replay(self, partition: int, *, offset: int) -> None:
+    def replay(self, partition: int, *, offset: int) -> int:
         with _translated():
-            self._replay(keys=[self._key(partition, "state")], args=[offset])
+            return int(self._replay(keys=[self._key(partition, "state")], args=[offset]))
 
     def close(self) -> None:
         self._client.close()

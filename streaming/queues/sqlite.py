@@ -82,6 +82,10 @@ RETURNING epoch, generation, next
 _RELEASE = "UPDATE state SET owner = NULL, expires = 0, tried = -1 WHERE epoch = ?"
 _RENEW = "UPDATE state SET expires = ? WHERE epoch = ?"
 _NOTE = "UPDATE state SET tried = next, attempts = ? WHERE epoch = ? AND next = ?"
+_REPLAY = """
+UPDATE state SET generation = generation + 1, next = min(next, ?), epoch = epoch + 1, owner = NULL, tried = -1
+RETURNING next
+"""
 _READ_OUTPUTS = """
 SELECT place, id, key, value, headers, created, committed FROM outputs WHERE place > ? ORDER BY place LIMIT ?
 """
@@ -191,13 +195,11 @@ class SqliteQueue:
             dropped = self._outputs[partition].execute(_DROP_DEAD, (cursor.generation, cursor.offset))
         return dropped.rowcount == 1
 
-    def replay(self, partition: int, *, offset: int) -> None:
+    def replay(self, partition: int, *, offset: int) -> int:
         with _translated(self._folder), _transaction(self._outputs[partition]) as connection:
             # The new epoch fences a consumer that is reading on from the old place.
-            connection.execute(
-                "UPDATE state SET generation = generation + 1, next = ?, epoch = epoch + 1, owner = NULL, tried = -1",
-                (offset,),
-            )
+            ((goes_on,),) = connection.execute(_REPLAY, (offset,)).fetchall()
+        return int(goes_on)
 
     def close(self) -> None:
         for log in self._logs:

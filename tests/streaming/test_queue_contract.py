@@ -367,6 +367,24 @@ def test_replay_scores_again_and_keeps_the_old_outputs(queue: Queue) -> None:
     consumer.close()
 
 
+@pytest.mark.parametrize("offset", [2, 3, 100])
+def test_a_replay_passes_over_nothing(queue: Queue, offset: int) -> None:
+    """From an offset that has not been scored yet, or is not there yet, the partition goes on where it was."""
+    queue.produce(new_events(4))
+    partition = partition_of("k")
+    consumer = queue.consumer("me", lease_s=LEASE_S)
+    consumer.acquire(partition)
+    batch = polled(consumer, num=2)
+    consumer.commit(batch, outputs=answers(batch), dead_letters=[])
+
+    assert queue.replay(partition, offset=offset) == 2
+
+    assert sum(position.lag for position in queue.positions()) == 2
+    assert consumer.acquire(partition) is not None
+    assert [event.value for event in polled(consumer, num=2).events] == [b"2", b"3"]
+    consumer.close()
+
+
 def test_a_waiting_poll_hears_a_producer_and_a_wake(queue: Queue, open_queue: OpenQueue) -> None:
     """A poll returns as soon as an event is there, not at the end of its wait; `wake` ends it too."""
     consumer = queue.consumer("me", lease_s=LEASE_S)
