@@ -15,7 +15,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _MAX_STEM_CHARS = 60
 
 # Part of every run's id: raise it when the same inputs and settings would give other bytes.
-_LAYOUT = 3
+_LAYOUT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,13 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     max_rows: int | None = None
     problem: str | None = None
 
+    def call(self, recipe: str) -> str:
+        """By which the prediction log knows the unit. With a row's position in the file it is the prediction's id.
+
+        The same in every run that gives the same result for the file as it is: results that are carried over keep it.
+        """
+        return f"{self.id}.{_hash([recipe, self.path, self.size_bytes, self.mtime_ns])}"
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -89,7 +96,8 @@ def make_plan(
     if settings.sample is not None:
         units = tuple(head(units, num_rows=settings.sample))
     # Limits, places and numbers of tasks are left out: they do not change a byte.
-    decisive: list[object] = [_LAYOUT, bundle_sha256, kept, settings.columns, settings.partition_by, settings.truth]
+    decisive: list[object] = [_LAYOUT, model, bundle_sha256, kept, settings.columns, settings.partition_by]
+    decisive += [settings.truth]
     decisive += [settings.csv_delimiter, settings.csv_null_values, settings.unit_rows, settings.batch_rows]
     decisive += [settings.keep, settings.file_rows]
     recipe = _hash(decisive)

@@ -89,6 +89,7 @@ def preflight(settings: BatchSettings) -> Preflight:
         input=settings.input,
         output=settings.output,
         run_id="",
+        recipe="",
         champion=champion,
         challenger=challenger,
         # Kept columns of files without types are text, until a reader knows better.
@@ -124,11 +125,11 @@ def preflight(settings: BatchSettings) -> Preflight:
         model=str(champion),
         bundle_sha256=[
             *(version.bundle_sha256 for version in (champion, challenger) if version is not None),
-            *recipe_of(entry, work.entity),
+            *recipe_of(work.entry, work.entity),
         ],
         kept=kept,
     )
-    work = msgspec.structs.replace(work, input=location.uri, run_id=plan.run_id, kept=kept)
+    work = msgspec.structs.replace(work, input=location.uri, run_id=plan.run_id, recipe=plan.recipe, kept=kept)
     estimate = None
     free_bytes = _free_bytes(locate(settings.output))
     if not Staging.open(settings.output, plan.run_id).is_published():

@@ -38,6 +38,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     input: str
     output: str
     run_id: str
+    recipe: str
     champion: Version
     challenger: Version | None
     kept: bytes
@@ -141,7 +142,7 @@ def _score(unit: Unit, work: Work, ask: Ask) -> Receipt:
         staging, "predictions", unit.id, partition_by=work.partition_by, file_rows=work.file_rows
     )
     rejects = PartWriter(staging, f"rejects/{unit.id}.parquet")
-    call = f"{work.run_id}.{unit.id}"
+    call = unit.call(work.recipe)
     log = UnitLog(work.log, ask.origin, call=call)
     problems: Counter[tuple[str, str]] = Counter()
     summaries: list[Summary] = []

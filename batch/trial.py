@@ -81,11 +81,14 @@ def trial_of(entry: Entry, champion: Contender, *, model: Model, rival: Model) -
 
 
 def recipe_of(entry: Entry | None, entity: str | None) -> list[str]:
-    """What decides a row's variant: another phase gives another run."""
-    if entry is None or entry.experiment.mode is not Mode.AB:
+    """What decides a row's variant and who is asked beside: another phase gives another run."""
+    if entry is None:
         return []
-    phase = entry.experiment.phase
-    return [entry.challenger.bundle_sha256, entry.experiment.salt, f"{phase.number} {phase.share}", entity or ""]
+    experiment, phase = entry.experiment, entry.experiment.phase
+    return [
+        experiment.id, experiment.mode, experiment.salt, entry.challenger.bundle_sha256,
+        f"{phase.number} {phase.share}", entity or "",
+    ]  # fmt: skip
 
 
 def dump_settings(settings: LogSettings) -> bytes:
@@ -125,7 +128,7 @@ def _open(settings: bytes) -> PredictionLog | None:
 
 
 class UnitLog:
-    """Records one unit. call: `<run>.<unit>`, so that a unit that is done again has the same prediction ids."""
+    """Records one unit. call: of the unit, so that one that is done again has the same prediction ids."""
 
     def __init__(self, settings: bytes | None, origin: Origin, *, call: str) -> None:
         """Raises: ConfigError."""

@@ -129,6 +129,29 @@ def test_without_an_entity_a_row_goes_by_its_id(tmp_path: Path, constants: Regis
     assert set(logged(tmp_path)["reason"]) == {"prediction_id"}
 
 
+def test_without_an_entity_carried_rows_stay_where_they_are(tmp_path: Path, constants: Registry) -> None:
+    """An incremental run is that which scores everything: its rows have the same variant and the same id in the log."""
+    begin(constants, Mode.AB)
+    score(tmp_path, constants)
+    first = logged(tmp_path)
+    tables.write_file(tmp_path / "input" / "part-9.parquet", tables.frame(100, seed=9))
+
+    carried = tables.run(tables.make_settings(tmp_path, constants, model="constant", incremental=True))
+    whole = tables.run(
+        tables.make_settings(
+            tmp_path, constants, model="constant", output=str(tmp_path / "whole"),
+            monitoring={"uri": str(tmp_path / "again"), "features": False},
+        )
+    )  # fmt: skip
+
+    assert carried.manifest.timing.carried_units == 6
+    folders = [Path(outcome.predictions).parent for outcome in (carried, whole)]
+    assert tables.content(folders[0]) == tables.content(folders[1])
+    again = duckdb.read_parquet(f"{tmp_path}/again/log/**/*.parquet").to_arrow_table().to_pandas()
+    names = [set(zip(records["call"], records["row"], strict=True)) for records in (first, again)]
+    assert names[0] < names[1]
+
+
 def test_both_score_every_row_when_interleaved(tmp_path: Path, constants: Registry) -> None:
     """The champion's answer is the prediction; the challenger's stands beside it, in the files and in the log."""
     begin(constants, Mode.INTERLEAVE)
