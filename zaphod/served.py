@@ -110,7 +110,8 @@ class Snapshot:
         entities: Sequence[str | None] | None = None,
         ids: str | Sequence[str] | None = None,
     ) -> Scored:
-        """`entities` name whom each row is about, where the caller knows; an experiment assigns by them.
+        """`entities` name whom each row is about, where the caller knows; an experiment assigns by them, and by the
+        field that it names where they are None.
 
         ids: the caller's own, unique for good, for the whole call or for each row; else one is made.
 
@@ -157,8 +158,7 @@ class Snapshot:
         ids: str | Sequence[str],
     ) -> Scored:
         num_rows = len(columns.numbers)
-        if entities is None:
-            entities = trial.entities(self.schema, columns)
+        entities = trial.complete(entities, self.schema, columns)
         if num_rows == 1 and isinstance(ids, str):
             scored = self._try_one(trial, columns, None if entities is None else entities[0], ids)
             if scored is not None:

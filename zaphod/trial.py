@@ -62,7 +62,21 @@ class Trial:
     def inline(self) -> bool:
         return self.experiment.mode is not Mode.AB or self.challenger.predictor.engine == "onnx"
 
-    def entities(self, schema: Schema, columns: Columns) -> Sequence[str | None] | pa.Array | None:
+    def complete(
+        self, entities: Sequence[str | None] | None, schema: Schema, columns: Columns
+    ) -> Sequence[str | None] | pa.Array | None:
+        """Of each row: as the caller says, else by the field that the experiment names."""
+        if entities is None:
+            return self._field(schema, columns)
+        if self.experiment.entity is None or None not in entities:
+            return entities
+        found = self._field(schema, columns)
+        if found is None:
+            return entities
+        known = found.to_pylist() if isinstance(found, pa.Array) else found
+        return [b if a is None else a for a, b in zip(entities, known, strict=True)]
+
+    def _field(self, schema: Schema, columns: Columns) -> Sequence[str | None] | pa.Array | None:
         """From the field that the experiment names, a string or an integer; None when it names none."""
         name = self.experiment.entity
         if name is None:

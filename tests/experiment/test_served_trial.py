@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 import signal
@@ -14,6 +15,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from deployments.batching import Waiting, score_together
+from deployments.protocols.base import Question
 from tests import models
 from tests.conftest import wait_for
 from tests.experiment.conftest import experiment, run
@@ -115,6 +118,46 @@ def test_the_entity_may_be_a_field_of_the_row(registry: Registry) -> None:
 
     assert by_field == values(snapshot.score(columns, entities=[str(int(count)) for count in counts]))
     assert set(by_field) == {1.0, 2.0}
+    served.close()
+
+
+def test_the_field_decides_for_each_row_without_an_entity(registry: Registry) -> None:
+    """Also where the caller names others: a key or a header goes before the field, which goes before the id."""
+    run(registry, msgspec.structs.replace(experiment(), entity="count"))
+    served = ServedModel.open(registry, "constant")
+    snapshot = served.snapshot()
+    columns = rows(snapshot, 50)
+    ids = [f"id-{row}" for row in range(50)]
+    by_field = values(snapshot.score(columns))
+
+    assert values(snapshot.score(columns, entities=[None] * 50, ids=ids)) == by_field
+    mixed = [None if row % 2 else ENTITIES[row] for row in range(50)]
+    wanted = [by_field[row] if row % 2 else expected()[row] for row in range(50)]
+    assert values(snapshot.score(columns, entities=mixed, ids=ids)) == wanted
+    alone = [snapshot.score(columns.take(np.array([row])), entities=[None], ids=ids[row]) for row in range(50)]
+    assert [values(each)[0] for each in alone] == by_field
+    served.close()
+
+
+def test_questions_that_share_a_call_keep_their_field(registry: Registry) -> None:
+    """One caller who names an entity takes nothing from the others who are asked about in the same call."""
+    run(registry, msgspec.structs.replace(experiment(), entity="count"))
+    served = ServedModel.open(registry, "constant")
+    snapshot = served.snapshot()
+    columns = rows(snapshot, 20)
+    by_field = values(snapshot.score(columns))
+
+    async def together() -> list[Scored | Exception]:
+        future = asyncio.get_running_loop().create_future()
+        named = Question(columns, entities=ENTITIES[:20])
+        return score_together([Waiting(snapshot, named, future), Waiting(snapshot, Question(columns), future)])
+
+    first, second = asyncio.run(together())
+
+    assert isinstance(first, Scored)
+    assert isinstance(second, Scored)
+    assert values(first) == expected()[:20]
+    assert values(second) == by_field
     served.close()
 
 

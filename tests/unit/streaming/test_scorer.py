@@ -18,6 +18,7 @@ from streaming.settings import ScoringSettings
 from tests import models
 from zaphod.columns import Columns
 from zaphod.errors import PredictionError, QueueUnavailableError
+from zaphod.experiment.spec import Experiment, Mode, Phase
 from zaphod.predictor import Predictions
 from zaphod.registry import CHAMPION, Registry
 from zaphod.served import ServedModel, Snapshot
@@ -278,6 +279,36 @@ def test_a_model_swap_is_at_one_offset(queue: SqliteQueue, small_registry: Regis
     model.close()
 
     assert [output["version"] for output in outputs(queue)] == [1, 1, 2]
+
+
+@pytest.mark.parametrize("entity", ["count", "kind", None])
+def test_variants_are_those_of_the_online_arm(queue: SqliteQueue, small_registry: Registry, entity: str | None) -> None:
+    """An event without a key goes by the field that the experiment names, as a request without a header does."""
+    running = Experiment(
+        id="x", model="constant", mode=Mode.AB, champion=1, challenger=2, salt="salt", entity=entity,
+        phases=(Phase(number=1, share=0.5, started_s=time.time()),), plan=msgspec.Raw(b"{}"),
+    )  # fmt: skip
+    before = small_registry.state("constant")
+    small_registry.append("constant", before=before, experiment=running, action="test", why="test")
+    model = ServedModel.open(small_registry, "constant")
+    events = [GOOD | {"count": number, "kind": "abc"[number % 3]} for number in range(30)]
+    send(queue, *events)
+    queue.produce([NewEvent(value=json.dumps(GOOD).encode(), id="keyed", key="k", created=time.time())])
+    scorer = scorer_of(queue, small_registry, model=model)
+
+    while len(outputs(queue)) < 31:
+        scorer.step()
+
+    snapshot = model.snapshot()
+    *found, keyed = outputs(queue)
+    for number, (event, output) in enumerate(zip(events, found, strict=True)):
+        columns = snapshot.decoder.columns([snapshot.decoder.convert_row(event)])
+        asked = snapshot.score(columns, ids=f"e{number}")
+        assert output["variant"] == asked.stamp_of(0).variant
+    assert {output["variant"] for output in found} == {"champion", "challenger"}
+    columns = snapshot.decoder.columns([snapshot.decoder.convert_row(GOOD)])
+    assert keyed["variant"] == snapshot.score(columns, entities=["k"]).stamp_of(0).variant
+    model.close()
 
 
 def test_an_event_that_kills_its_scorers_ends_as_a_dead_letter(queue: SqliteQueue, small_registry: Registry) -> None:
