@@ -97,7 +97,7 @@ def make_plan(
         units = tuple(head(units, num_rows=settings.sample))
     # Limits, places and numbers of tasks are left out: they do not change a byte.
     decisive: list[object] = [_LAYOUT, model, bundle_sha256, kept, settings.columns, settings.partition_by]
-    decisive += [settings.truth]
+    decisive += [settings.truth, settings.prediction_id]
     decisive += [settings.csv_delimiter, settings.csv_null_values, settings.unit_rows, settings.batch_rows]
     decisive += [settings.keep, settings.file_rows]
     recipe = _hash(decisive)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from batch.model import Model
@@ -26,6 +27,7 @@ from zaphod.trial import Part, Split, Trial, merge
 from zaphod.trial import ask as ask_one
 
 CHALLENGER = "challenger_"
+PREDICTION_ID = "prediction_id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Ask:
 
     origin, challenger_origin: by which their records are marked. entity: a column. trial: splits the rows between the
     champion and a challenger of its own, which is not the one beside. shadow: instead, the trial's challenger is asked
-    about its rows too, and what it says is recorded and nothing else.
+    about its rows too, and what it says is recorded and nothing else. with_ids: a column of prediction ids.
     """
 
     champion: Model
@@ -46,11 +48,12 @@ class Ask:
     entity: str | None = None
     trial: Trial | None = None
     shadow: bool = False
+    with_ids: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """table: kept columns, outputs, versions; one row for each that may be scored.
+    """table: kept columns, outputs, versions, ids; one row for each that may be scored.
 
     parts, entities, split: of the same rows, for the log.
     """
@@ -90,6 +93,9 @@ def predict(
     if ask.trial is not None and not ask.shadow:
         own |= _who(parts, len(decoded.kept))
     table |= own
+    if ask.with_ids:
+        positions = pa.array(batch.rows[decoded.kept]).cast(pa.string())
+        table[PREDICTION_ID] = pc.binary_join_element_wise(call, positions, "-")
     truth = kept.column(ask.truth).combine_chunks() if ask.truth is not None else None
     if truth is not None:
         summary = msgspec.structs.replace(summary, errors=errors_of(model.schema, given, truth))

@@ -17,7 +17,7 @@ from batch import source
 from batch.commit import Staging
 from batch.model import Version, resolve
 from batch.plan import Plan, Unit, make_plan
-from batch.predict import CHALLENGER, Ask, keep_columns, predict
+from batch.predict import CHALLENGER, PREDICTION_ID, Ask, keep_columns, predict
 from batch.rows import CorruptFileError, check
 from batch.score import Work
 from batch.settings import BatchSettings, OnCorrupt
@@ -106,6 +106,7 @@ def preflight(settings: BatchSettings) -> Preflight:
         log=None if settings.monitoring.uri is None else dump_settings(settings.monitoring),
         entity=settings.entity or (None if entry is None else entry.experiment.entity),
         entry=entry,
+        prediction_id=settings.prediction_id,
     )
     if entry is not None and entry.is_shadow:
         try:
@@ -206,6 +207,7 @@ def _check_names(ask: Ask, settings: BatchSettings, keep: Sequence[str]) -> None
         *made,
         "model_version",
         *(["variant"] if ask.trial is not None and not ask.shadow else []),
+        *([PREDICTION_ID] if ask.with_ids else []),
         *_REJECT_COLUMNS,
         *(f"{CHALLENGER}{name}" for name in (*made, "version")),
     }

@@ -56,6 +56,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """`LogSettings` as JSON, for the prediction log; None without one."""
     entity: str | None = None
     entry: Entry | None = None
+    prediction_id: bool = False
 
     @property
     def kept_schema(self) -> pa.Schema:
@@ -84,6 +85,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
             entity=self.entity,
             trial=trial,
             shadow=entry is not None and entry.is_shadow,
+            with_ids=self.prediction_id or entry is not None,
         )
 
     def wanted(self, ask: Ask) -> Wanted:

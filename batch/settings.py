@@ -66,6 +66,10 @@ class BatchSettings(Settings):
     columns: tuple[str, ...] = ()
     """Outputs of the model to write, by their names in the predictions; none named means all."""
 
+    prediction_id: bool = False
+    """Write each row's prediction id, by which the log knows it and its outcome is told, into a column `prediction_id`.
+    Always done while the job takes part in an experiment."""
+
     partition_by: tuple[str, ...] = ()
     """Kept columns that become folders of the predictions, `country=DE/…`, and are left out of the files."""
 

@@ -152,6 +152,44 @@ def test_without_an_entity_carried_rows_stay_where_they_are(tmp_path: Path, cons
     assert names[0] < names[1]
 
 
+def ids(records: pd.DataFrame) -> set[str]:
+    """The prediction ids of the log."""
+    return {f"{call}-{row}" for call, row in zip(records["call"], records["row"], strict=True)}
+
+
+@pytest.mark.parametrize("mode", [None, *Mode])
+def test_predictions_carry_the_id_of_the_log(tmp_path: Path, constants: Registry, mode: Mode | None) -> None:
+    """By the setting, and always while an experiment runs: every row's own, past rejected rows, in folders by a column,
+    and in what an incremental run carries over.
+    """
+    paths = tables.write_input(tmp_path / "input")
+    bad = pd.read_parquet(paths[0])
+    bad.loc[7, "amount"] = float("inf")
+    tables.write_file(paths[0], bad)
+    if mode is not None:
+        begin(constants, mode)
+    changes: dict[str, object] = {"prediction_id": mode is None, "keep": ["id", "count"], "partition_by": ["count"]}
+    score(tmp_path, constants, **changes)
+    tables.write_file(tmp_path / "input" / "part-9.parquet", tables.frame(100, seed=9))
+
+    got = score(tmp_path, constants, incremental=True, **changes)
+
+    records = logged(tmp_path).query("status == 'ok'")
+    assert len(got) == NUM_ROWS + 100 - 1
+    assert set(got["prediction_id"]) == ids(records)
+    position = got["prediction_id"].str.rsplit("-", n=1).str[1]
+    assert (position == got.index.str.split("-").str[1]).all()
+    names = {path.stem: i for i, path in enumerate(paths)} | {"part-9": 9}
+    assert (got["prediction_id"].str[:6].map(names).astype(str) == got.index.str.split("-").str[0]).all()
+
+
+def test_predictions_have_no_id_unasked(tmp_path: Path, constants: Registry) -> None:
+    """It takes room, and without an experiment outcomes are no matter."""
+    assert "prediction_id" not in score(tmp_path, constants)
+    with pytest.raises(ConfigError, match="prediction_id"):
+        score(tmp_path, constants, keep=["id", "prediction_id"], prediction_id=True)
+
+
 def test_both_score_every_row_when_interleaved(tmp_path: Path, constants: Registry) -> None:
     """The champion's answer is the prediction; the challenger's stands beside it, in the files and in the log."""
     begin(constants, Mode.INTERLEAVE)
@@ -203,7 +241,7 @@ def test_a_challenger_in_the_shadow_is_recorded_and_nothing_else(tmp_path: Path,
 
     got = score(tmp_path, constants, entity="id")
 
-    pd.testing.assert_frame_equal(got, before)
+    pd.testing.assert_frame_equal(got.drop(columns="prediction_id"), before)
     records = logged(tmp_path)
     shadow = records[records["variant"] == "challenger"]
     mine = {entity for entity in got.index if Splitter("salt").bucket(entity) < threshold_of(0.5)}
