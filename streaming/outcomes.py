@@ -28,6 +28,9 @@ class OutcomeConsumer:
         self._log = log
         self._consumer: Consumer = queue.consumer(f"outcomes-{os.getpid()}-{os.urandom(4).hex()}", lease_s=lease_s)
         self._loop = Loop(self._consumer, lease_s=lease_s, first_s=0.05, longest_s=5.0)
+        # Per partition, of this lease: up to where the log has the outcomes, in a file or waiting for its storage. What
+        # could not be committed comes again, and must not be handed over again.
+        self._handed: dict[int, int] = {}
         self.num_taken = 0
 
     def stop(self) -> None:
@@ -44,17 +47,22 @@ class OutcomeConsumer:
         batch = self._consumer.poll(max_events=_MAX_EVENTS, wait_s=_ACQUIRE_EVERY_S)
         if batch is None:
             return 0
+        handed = self._handed.get(batch.partition, 0)
         outcomes: list[Outcome] = []
         letters: list[DeadLetter] = []
         for event in batch.events:
             try:
-                outcomes.append(decode_outcome(event.value))
+                outcome = decode_outcome(event.value)
             except InvalidInputError as error:
                 letters.append(_letter(event, error.message))
+            else:
+                if event.offset >= handed:
+                    outcomes.append(outcome)
         if outcomes:
             self._log.put(Outcomes(outcomes, time.time()))
-            if not self._log.flush():
-                raise QueueUnavailableError("Cannot take outcomes: the log's storage cannot be reached.")
+            self._handed[batch.partition] = batch.next_offset
+        if (outcomes or batch.first < handed) and not self._log.flush():
+            raise QueueUnavailableError("Cannot take outcomes: the log's storage cannot be reached.")
         return self._commit(batch, letters)
 
     def _commit(self, batch: MicroBatch, letters: list[DeadLetter]) -> int:
@@ -67,7 +75,8 @@ class OutcomeConsumer:
 
     def _acquire(self) -> None:
         for partition in set(range(self._queue.num_partitions)) - self._consumer.partitions:
-            self._consumer.acquire(partition)
+            if self._consumer.acquire(partition) is not None:
+                self._handed.pop(partition, None)
 
 
 def open_consumer(settings: StreamingSettings) -> OutcomeConsumer:

@@ -14,6 +14,7 @@ from streaming.outcomes import OutcomeConsumer
 from streaming.queues.base import Cursor, NewEvent
 from streaming.queues.sqlite import SqliteQueue
 from tests.conftest import wait_for
+from zaphod.errors import QueueUnavailableError
 from zaphod.monitoring.outcomes import open_outcomes
 from zaphod.monitoring.settings import LogSettings
 
@@ -26,6 +27,31 @@ def produce(queue: SqliteQueue, *values: object) -> None:
     queue.produce(
         [NewEvent(value=value, id=f"o{time.time_ns()}{i}", created=time.time()) for i, value in enumerate(encoded)]
     )
+
+
+def test_an_outage_of_the_storage_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outcomes that come again, with others, because they could not be committed are in the log once."""
+    queue = SqliteQueue(tmp_path / "topic", num_partitions=2)
+    log = open_outcomes(LogSettings(uri=str(tmp_path / "log"), flush_s=600))
+    assert log is not None
+    sent = [f"p-{number}" for number in range(20)]
+    produce(queue, *({**OUTCOME, "prediction_id": each} for each in sent[:10]))
+    consumer = OutcomeConsumer(queue, log, lease_s=5.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "flush", lambda: False)
+        for _ in range(4):  # both partitions, twice
+            with pytest.raises(QueueUnavailableError):
+                consumer.step()
+    produce(queue, *({**OUTCOME, "prediction_id": each} for each in sent[10:]))
+    while sum(position.lag for position in queue.positions()):
+        consumer.step()
+    log.close()
+
+    found = duckdb.read_parquet(f"{tmp_path}/log/outcomes/**/*.parquet", union_by_name=True)
+    assert sorted(row[0] for row in found.project("prediction_id").fetchall()) == sorted(sent)
+    assert consumer.num_taken == 20
+    queue.close()
 
 
 @pytest.mark.parametrize("stop_early", [False, True])
