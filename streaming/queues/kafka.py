@@ -20,7 +20,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 
 import confluent_kafka
@@ -111,30 +111,13 @@ class KafkaQueue:
 
     def produce(self, events: Sequence[NewEvent]) -> int:
         """Repeated ids are dropped when they are consumed: other producers write to the topic as well."""
-        failed: list[KafkaError] = []
-
-        def delivered(error: KafkaError | None, _: object) -> None:
-            if error is not None:
-                failed.append(error)
-
-        for event in events:
-            partition = event.partition(self.num_partitions)
-            send = functools.partial(
+        self._send(
+            functools.partial(
                 self._producer.produce, self._topics.events, value=event.value, key=event.key,
-                headers=wire.headers_of_event(event), partition=partition, on_delivery=delivered,
-            )  # fmt: skip
-            try:
-                send()
-            except BufferError:
-                self._producer.flush(CALL_TIMEOUT_S)
-                send()
-        left = self._producer.flush(CALL_TIMEOUT_S)
-        if left or failed:
-            self._producer.purge()
-            self._producer.flush(CALL_TIMEOUT_S)
-            if failed:
-                raise unavailable(failed[0])
-            raise QueueUnavailableError("Cannot use the Kafka cluster: it does not answer. It is tried again.")
+                headers=wire.headers_of_event(event), partition=event.partition(self.num_partitions),
+            )
+            for event in events
+        )  # fmt: skip
         return len(events)
 
     def consumer(self, owner: str, *, lease_s: float) -> KafkaConsumer:
@@ -192,9 +175,8 @@ class KafkaQueue:
     def drop_dead_letter(self, partition: int, cursor: Cursor) -> bool:
         if all(entry.cursor != cursor for entry in self._letters_of(partition)):
             return False
-        self._producer.produce(self._topics.dead_letters, key=wire.name_of(cursor), value=None, partition=partition)
-        if self._producer.flush(CALL_TIMEOUT_S):
-            raise QueueUnavailableError("Cannot use the Kafka cluster: it does not answer. It is tried again.")
+        key, topic = wire.name_of(cursor), self._topics.dead_letters
+        self._send([functools.partial(self._producer.produce, topic, key=key, value=None, partition=partition)])
         return True
 
     def replay(self, partition: int, *, offset: int) -> int:
@@ -212,6 +194,31 @@ class KafkaQueue:
     def close(self) -> None:
         for reader in (self._events, self._outputs, self._letters, self._states, self._group):
             reader.close()
+
+    def _send(self, messages: Iterable[Callable[..., None]]) -> None:
+        """Returns when the brokers have them all: what is no longer in the client may also have been given up.
+
+        messages: calls of the producer. Raises: QueueUnavailableError, ConfigError.
+        """
+        failed: list[KafkaError] = []
+
+        def delivered(error: KafkaError | None, _: object) -> None:
+            if error is not None:
+                failed.append(error)
+
+        for send in messages:
+            try:
+                send(on_delivery=delivered)
+            except BufferError:
+                self._producer.flush(CALL_TIMEOUT_S)
+                send(on_delivery=delivered)
+        left = self._producer.flush(CALL_TIMEOUT_S)
+        if left or failed:
+            self._producer.purge()
+            self._producer.flush(CALL_TIMEOUT_S)
+            if failed:
+                raise unavailable(failed[0])
+            raise QueueUnavailableError("Cannot use the Kafka cluster: it does not answer. It is tried again.")
 
     def _position(self, partition: int, committed: int | None, now: float) -> Position:
         low, end = self._events.ends(partition)

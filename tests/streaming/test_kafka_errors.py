@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from streaming.queues.base import Cursor, MicroBatch, NewEvent, Output
+from streaming.queues.base import Cause, Cursor, DeadLetter, MicroBatch, NewEvent, Output
 from streaming.queues.kafka import KafkaConsumer, KafkaQueue
 from streaming.queues.kafka_writer import PartitionWriter
 from tests.streaming import mock_kafka
@@ -141,6 +141,28 @@ def test_a_commit_goes_on_when_the_cluster_is_back(
             break
 
     assert answers(queue) == [b"answer 0", b"answer 1", b"answer 2"]
+
+
+def test_a_letter_whose_removal_is_refused_is_not_called_dropped(
+    cluster: MockCluster, queue: KafkaQueue, consumer: KafkaConsumer
+) -> None:
+    """The client gives such a message up and has nothing left to send: that is no success."""
+    batch = polled(consumer)
+    first = batch.events[0]
+    letter = DeadLetter(
+        first.offset, first.id, first.key, first.value, first.headers, first.created, Cause.FAILED, "why", 1, 1
+    )
+    outputs = [Output(e.offset, e.id, e.key, b"answer", {}, e.created) for e in batch.events[1:]]
+    consumer.commit(batch, outputs=outputs, dead_letters=[letter])
+    (entry,) = queue.read_dead_letters({0: Cursor()}, max_letters=10)
+    cluster.fail(mock_kafka.PRODUCE, mock_kafka.POLICY_VIOLATION)
+
+    with pytest.raises(QueueUnavailableError, match="Kafka"):
+        queue.drop_dead_letter(0, entry.cursor)
+
+    assert queue.read_dead_letters({0: Cursor()}, max_letters=10) == [entry]
+    assert queue.drop_dead_letter(0, entry.cursor)
+    assert queue.read_dead_letters({0: Cursor()}, max_letters=10) == []
 
 
 def test_other_partitions_than_the_topics_have_are_refused(cluster: MockCluster) -> None:
