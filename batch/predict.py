@@ -147,10 +147,20 @@ def keep_columns(table: pa.Table, kept: pa.Schema | Sequence[str]) -> pa.Table:
     if missing:
         raise SchemaMismatchError(f"Expected a column `{missing[0]}` to keep, got none")
     selected = table.select(names)
+    if not isinstance(kept, pa.Schema) or selected.schema.equals(kept):
+        return selected
+    return pa.table([_cast(selected.column(field.name), field) for field in kept], schema=kept)
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    """Says nothing of what is in a cell."""
     try:
-        return selected.cast(kept) if isinstance(kept, pa.Schema) else selected
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise SchemaMismatchError(f"Expected columns to keep of one type in all files, got others: {error}") from error
+        return column.cast(field.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise SchemaMismatchError(
+            f"Expected `{field.type}` as in other files, got `{column.type}` with values that are none - at "
+            f"`{field.name}`"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from batch import source
 from batch.commit import Staging
+from batch.kept import kept_types
 from batch.model import Version, resolve
 from batch.plan import Plan, Unit, make_plan
 from batch.predict import CHALLENGER, PREDICTION_ID, Ask, keep_columns, predict
@@ -178,7 +179,6 @@ def check_inputs(
 
     Raises: SchemaMismatchError; BatchError for a corrupt file.
     """
-    kept: pa.Schema | None = None
     passed: list[pa.Schema] = []
     for each in inspected:
         if each.schema is None:
@@ -190,13 +190,13 @@ def check_inputs(
         table = each.schema.remove_metadata().empty_table()
         try:
             from_table(schema, table)
-            kept = keep_columns(table, kept or keep).schema
+            keep_columns(table, keep)
         except InvalidInputError as error:
             raise type(error)(f"{error.message} (in {each.file.path})") from error
         passed.append(each.schema)
-    if kept is None:
+    if not passed:
         raise BatchError(f"Cannot score the input: no file can be read. {inspected[0].file.problem}")
-    return kept
+    return kept_types(inspected, keep)
 
 
 def _check_names(ask: Ask, settings: BatchSettings, keep: Sequence[str]) -> None:

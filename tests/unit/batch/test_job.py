@@ -372,6 +372,94 @@ def test_kept_columns_take_one_type(tmp_path: Path, registry: Registry) -> None:
         tables.run(tables.make_settings(tmp_path, registry))
 
 
+def with_ids(rows: pd.DataFrame, ids: pa.Array) -> pa.Table:
+    """The rows with other ids."""
+    table = pa.Table.from_pandas(rows, preserve_index=False)
+    return table.set_column(0, "id", ids)
+
+
+@pytest.mark.parametrize(
+    ("ids", "kinds"),
+    [
+        ((pa.array(range(10)), pa.array([f"secret-{i}" for i in range(10)])), ("int64", "string")),
+        ((pa.array([f"secret-{i}" for i in range(10)]), pa.array(range(10))), ("string", "int64")),
+        ((pa.array([[1]] * 10), pa.array(range(10))), ("list<element: int64>", "int64")),
+    ],
+)
+def test_kept_columns_of_two_types_are_refused_before_the_run(
+    tmp_path: Path, registry: Registry, ids: tuple[pa.Array, pa.Array], kinds: tuple[str, str]
+) -> None:
+    """The message names the column and both files, and quotes no cell."""
+    (tmp_path / "input").mkdir()
+    for i in range(2):
+        tables.write_file(tmp_path / f"input/part-{i}.parquet", with_ids(tables.frame(10, seed=i), ids[i]))
+
+    with pytest.raises(SchemaMismatchError) as caught:
+        preflight(tables.make_settings(tmp_path, registry))
+
+    message = str(caught.value)
+    for i in range(2):
+        assert f"`{kinds[i]}` in part-{i}.parquet" in message
+    assert "`id`" in message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "joint"),
+    [
+        (pa.array(range(10), pa.int32()), pa.array(range(2**40, 2**40 + 10)), "int64"),
+        (pa.array(range(10)), pa.array([*map(float, range(9)), None]), "int64"),
+        (pa.array([None] * 10), pa.array(range(10)), "int64"),
+        (pa.array(["a"] * 10).dictionary_encode(), pa.array(["b"] * 10), "string"),
+        (pa.array([0] * 10, pa.timestamp("us")), pa.array([1] * 10, pa.timestamp("ns")), "timestamp[ns]"),
+    ],
+)
+def test_kept_columns_are_of_the_wider_type(
+    tmp_path: Path, registry: Registry, first: pa.Array, second: pa.Array, joint: str
+) -> None:
+    """Whichever file comes first; whole numbers stay whole."""
+    (tmp_path / "input").mkdir()
+    for i, ids in enumerate((first, second)):
+        tables.write_file(tmp_path / f"input/part-{i}.parquet", with_ids(tables.frame(10, seed=i), ids))
+
+    outcome = tables.run(tables.make_settings(tmp_path, registry))
+
+    got = {str(pq.read_schema(path).field("id").type) for path in Path(outcome.predictions).iterdir()}
+    assert got == {joint}
+    assert outcome.manifest.rows_out == 20
+
+
+def test_a_value_that_is_not_of_the_kept_type_is_told_without_it(tmp_path: Path, registry: Registry) -> None:
+    """Whole numbers in one file and fractions in another: only reading tells. Column and file are named."""
+    (tmp_path / "input").mkdir()
+    for i, ids in enumerate((pa.array(range(10)), pa.array([0.5] * 10))):
+        tables.write_file(tmp_path / f"input/part-{i}.parquet", with_ids(tables.frame(10, seed=i), ids))
+
+    with pytest.raises(BatchError, match=r"`int64`.*`double`.*`id` \(in part-1\.parquet\)") as caught:
+        tables.run(tables.make_settings(tmp_path, registry))
+
+    assert "0.5" not in str(caught.value)
+
+
+def test_kept_columns_of_lines_follow_the_others(tmp_path: Path, registry: Registry) -> None:
+    """Files of lines that differ give text; cells of CSV become what Parquet has; lines of another type are refused."""
+    (tmp_path / "input").mkdir()
+    rows = [tables.frame(5, seed=i).assign(id=range(5)) for i in range(4)]
+    rows[0].to_json(tmp_path / "input/a.jsonl", orient="records", lines=True)
+    rows[1].assign(id=list("vwxyz")).to_json(tmp_path / "input/b.jsonl", orient="records", lines=True)
+    text = pd.read_parquet(tables.run(tables.make_settings(tmp_path, registry)).predictions)["id"]
+    assert sorted(text) == ["0", "1", "2", "3", "4", *"vwxyz"]
+
+    rows[2].to_csv(tmp_path / "input/c.csv", index=False)
+    tables.write_file(tmp_path / "input/d.parquet", rows[3])
+    with pytest.raises(SchemaMismatchError, match=r"`int64` in d\.parquet and `string` in b\.jsonl - at `id`"):
+        preflight(tables.make_settings(tmp_path, registry))
+
+    (tmp_path / "input/b.jsonl").unlink()
+    numbers = pd.read_parquet(tables.run(tables.make_settings(tmp_path, registry)).predictions)["id"]
+    assert sorted(numbers) == sorted([*range(5)] * 3)
+
+
 def test_a_missing_input_is_one_sentence(tmp_path: Path, registry: Registry) -> None:
     """A folder that is not there, and one without Parquet files."""
     with pytest.raises(ConfigError, match="no such folder"):
