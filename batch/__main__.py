@@ -158,7 +158,8 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     )
     if manifest.timing.rows_unlogged:
         console.print(
-            f"not logged   {manifest.timing.rows_unlogged:,} rows: the prediction log had no room for them",
+            f"not logged   {manifest.timing.rows_unlogged:,} rows: the prediction log had no room for them, or its "
+            "storage was away",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     console.print(f"predictions  {outcome.predictions}", highlight=False, soft_wrap=True)

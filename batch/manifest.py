@@ -42,7 +42,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
     seconds: wall time by phase of the driver. task_seconds: summed over the tasks of every attempt that finished.
     rows_per_s: rows of this job over its wall time of scoring. resumed_units: finished by earlier, killed jobs.
-    carried_units: taken over from the run before. rows_unlogged: that the prediction log dropped, over all units.
+    carried_units: taken over from the run before. rows_unlogged: that the prediction log dropped
+    or could not write in time, over all units.
     """
 
     started: str

@@ -193,7 +193,7 @@ def _score(unit: Unit, work: Work, ask: Ask) -> Receipt:
         problems=tuple(Problem(field=name, reason=reason, rows=n) for (name, reason), n in sorted(problems.items())),
         seconds=seconds.spent,
         summary=add_up(summaries),
-        rows_unlogged=log.num_dropped,
+        rows_unlogged=log.num_unlogged,
     )
 
 

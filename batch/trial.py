@@ -136,7 +136,7 @@ class UnitLog:
         self._recorder = None if self._log is None else Recorder(self._log, origin)
         self._origin = origin
         self._call = call
-        self._dropped_before = 0 if self._log is None else self._log.counts.dropped
+        self._before = self._missing()
 
     def record(
         self, parts: Sequence[Part], batch: Batch, decoded: Decoded, *, entities: pa.Array | None, split: Split | None
@@ -171,9 +171,16 @@ class UnitLog:
             )  # fmt: skip
 
     @property
-    def num_dropped(self) -> int:
-        """Rows for which the log had no room, or that it lost. A process does one unit at a time."""
-        return 0 if self._log is None else self._log.counts.dropped - self._dropped_before
+    def num_unlogged(self) -> int:
+        """Rows of the unit for which the log had no room, that it lost, or that it could not write yet.
+
+        A process does one unit at a time.
+        """
+        return max(0, self._missing() - self._before)
+
+    def _missing(self) -> int:
+        counts = None if self._log is None else self._log.counts
+        return 0 if counts is None else counts.dropped + counts.waiting
 
     def hurry(self) -> None:
         """The log writes while the unit does."""

@@ -255,7 +255,8 @@ class Gathered:
         if not self.with_features:
             return {}
         schema = self.origin.schema
-        numbers = np.ascontiguousarray(self._numbers.array().T)
+        # Without a column the block does not know how many rows it has.
+        numbers = np.ascontiguousarray(self._numbers.array().T) if schema.number_fields else np.empty((0, 0))
         nulls = np.isnan(numbers)
         made: dict[str, pa.Array] = {}
         for field, values, null in zip(schema.number_fields, numbers, nulls, strict=True):

@@ -14,7 +14,6 @@ from typing import Generic, Protocol, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zaphod.errors import ZaphodError
 from zaphod.monitoring.settings import LogSettings
 from zaphod.storage import Storage
 
@@ -50,6 +49,15 @@ class Encoder(Protocol[ItemT_contra]):
 
 
 @dataclass(frozen=True, slots=True)
+class _File:
+    """On its way to the storage. Tried again it is the same: a try that seemed to fail may have succeeded."""
+
+    path: str
+    data: bytes
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class LogCounts:
     """Rows since the start. waiting: handed over and not yet in a file."""
 
@@ -73,9 +81,9 @@ class SegmentWriter(Generic[ItemT]):
         self._encoder = encoder
         self._settings = settings
         self._metadata = dict(metadata or {})
-        # Rows in tables that are in no file yet.
-        self._unpublished = 0
+        # What is in no file yet.
         self._tables: dict[str, list[pa.Table]] = {}
+        self._next: _File | None = None
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._written = self._dropped = 0
@@ -131,12 +139,14 @@ class SegmentWriter(Generic[ItemT]):
         self._hurry.set()
 
     def close(self, *, timeout_s: float = 30.0) -> None:
-        """Writes what waits, on the thread of whoever calls, unless the storage is away."""
+        """Writes what waits, on the thread of whoever calls; what the storage does not take is dropped."""
         self._stopping = True
         self._hurry.set()
         self._thread.join(timeout_s)
-        if not self._thread.is_alive():
-            self._publish()
+        if self._thread.is_alive() or not self._publish():
+            left = self.counts.waiting
+            _log.error("the prediction log ends; what the storage did not take is lost", extra={"rows": left})
+            self._free(left, dropped=True)
 
     def _make_room(self, num_rows: int) -> bool:
         """Holding the lock. What alone is larger than all the room there is goes in when nothing waits."""
@@ -171,10 +181,29 @@ class SegmentWriter(Generic[ItemT]):
             wait_s = self._settings.flush_s if self._publish() else self._retry_s
 
     def _publish(self) -> bool:
-        """One file for each folder; False when the storage is away: what waits goes on waiting."""
+        """Files of each folder; False when the storage is away: what waits goes on waiting."""
+        self._gather()
+        while (file := self._next_file()) is not None:
+            try:
+                self._storage.create(file.path, file.data)
+            except FileExistsError:
+                # No other writer has the name: an earlier try did succeed.
+                pass
+            except Exception:  # noqa: BLE001  # nothing ends the thread: what waits would wait for ever
+                if not self._retry_s:
+                    _log.exception("cannot write the prediction log; what waits is kept and written later")
+                self._retry_s = min(_MAX_RETRY_S, (self._retry_s or 0.1) * 2)
+                return False
+            self._next = None
+            self._retry_s = 0.0
+            self._free(file.num_rows)
+        return True
+
+    def _gather(self) -> None:
+        """Makes tables of what was handed over."""
         with self._lock:
             taken = self._encoder.take()
-            gathered, self._taken = self._handed - self._taken, self._handed
+            lost, self._taken = self._handed - self._taken, self._handed
             self._set_mark()
         for folder, make in taken:
             try:
@@ -183,27 +212,28 @@ class SegmentWriter(Generic[ItemT]):
                 _log.exception("cannot log some predictions")
             else:
                 self._tables.setdefault(folder, []).append(table)
-        num_rows = sum(table.num_rows for parts in self._tables.values() for table in parts)
-        lost = self._unpublished + gathered - num_rows
-        self._unpublished = num_rows
+                lost -= table.num_rows
         if lost:
             self._free(lost, dropped=True)
-        for folder, tables in list(self._tables.items()):
-            table = pa.concat_tables(tables, promote_options="permissive")
-            path = f"{folder}/{self._name}-{self._number:08d}.parquet"
+
+    def _next_file(self) -> _File | None:
+        """What is to be written next, until it is; None when nothing is."""
+        while self._next is None and self._tables:
+            folder, tables = next(iter(self._tables.items()))
+            table, left = _join(tables)
+            if left:
+                self._tables[folder] = left
+            else:
+                del self._tables[folder]
             try:
-                self._storage.create(path, parquet_bytes(table, self._metadata, compression=self._settings.compression))
-            except (ZaphodError, OSError):
-                if not self._retry_s:
-                    _log.exception("cannot write the prediction log; what waits is kept and written later")
-                self._retry_s = min(_MAX_RETRY_S, (self._retry_s or 0.1) * 2)
-                return False
+                data = parquet_bytes(table, self._metadata, compression=self._settings.compression)
+            except Exception:  # noqa: BLE001  # as in `put`
+                _log.exception("cannot log some predictions")
+                self._free(table.num_rows, dropped=True)
+                continue
+            self._next = _File(f"{folder}/{self._name}-{self._number:08d}.parquet", data, table.num_rows)
             self._number += 1
-            self._retry_s = 0.0
-            del self._tables[folder]
-            self._unpublished -= table.num_rows
-            self._free(table.num_rows)
-        return True
+        return self._next
 
     def _free(self, num_rows: int, *, dropped: bool = False) -> None:
         with self._changed:
@@ -214,6 +244,17 @@ class SegmentWriter(Generic[ItemT]):
             else:
                 self._written += num_rows
             self._changed.notify_all()
+
+
+def _join(tables: list[pa.Table]) -> tuple[pa.Table, list[pa.Table]]:
+    """One table of as many as have columns that go together, and the others: another version may have another type."""
+    try:
+        return pa.concat_tables(tables, promote_options="permissive"), []
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        first, *others = tables
+        alike = [table for table in others if table.schema.equals(first.schema)]
+        left = [table for table in others if not table.schema.equals(first.schema)]
+        return pa.concat_tables([first, *alike]), left
 
 
 def parquet_bytes(table: pa.Table, metadata: Mapping[str, str], *, compression: str = "none") -> bytes:

@@ -101,6 +101,20 @@ def test_rows_that_the_log_has_no_room_for_are_told(tmp_path: Path, constants: R
     assert f"not logged   {unlogged} rows" in said.getvalue()
 
 
+def test_rows_that_wait_for_the_logs_storage_are_told(
+    tmp_path: Path, constants: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may still be lost with their process: those of each unit once."""
+    tables.write_input(tmp_path / "input")
+    log = {"uri": str(tmp_path / "monitoring"), "flush_s": 3600.0}
+    monkeypatch.setattr("zaphod.monitoring.segments.SegmentWriter.flush", lambda _: False)
+    monkeypatch.setattr("zaphod.monitoring.segments.SegmentWriter.hurry", lambda _: None)
+
+    outcome = tables.run(tables.make_settings(tmp_path, constants, model="constant", monitoring=log))
+
+    assert outcome.manifest.timing.rows_unlogged == NUM_ROWS
+
+
 def test_rows_are_split_as_online(tmp_path: Path, constants: Registry) -> None:
     """Each entity has the variant that the assignment gives it anywhere; the files say who answered."""
     begin(constants, Mode.AB)

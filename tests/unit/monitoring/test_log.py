@@ -26,7 +26,7 @@ from zaphod.monitoring.gather import Block
 from zaphod.monitoring.log import PredictionLog, open_log
 from zaphod.monitoring.policy import Hasher
 from zaphod.monitoring.record import Arm, Call, Origin, Single, Singles, Status, new_id
-from zaphod.monitoring.segments import SegmentWriter
+from zaphod.monitoring.segments import LogCounts, SegmentWriter
 from zaphod.monitoring.settings import LogSettings
 from zaphod.predictor import Predictions
 from zaphod.schema import DType, Field, LogPolicy, Output, Schema, Task
@@ -375,6 +375,84 @@ def test_one_bad_call_does_not_end_the_log(tmp_path: Path, caplog: pytest.LogCap
     assert (log.counts.written, log.counts.dropped, log.counts.waiting) == (2, 2, 0)
     assert "cannot log some predictions" in caplog.text
     log.close()
+
+
+def test_versions_that_differ_in_a_column_are_both_recorded(tmp_path: Path) -> None:
+    """A promotion within a flush: labels were numbers and are words, and a field that was kept is hashed."""
+    kept = msgspec.structs.replace(SCHEMA.fields[0], log=LogPolicy.KEEP)
+    hashed = msgspec.structs.replace(kept, log=LogPolicy.HASH)
+    log = writer(LocalStorage(tmp_path), flush_s=600)
+    for number, (field, labels) in enumerate(
+        [(kept, [1, 0]), (hashed, ["yes", "no"]), (kept, [1, 0]), (hashed, ["yes", "no"])]
+    ):
+        schema = msgspec.structs.replace(SCHEMA, fields=(field, *SCHEMA.fields[1:]))
+        given = Predictions(labels=np.array(labels, dtype=object if number % 2 else np.int64))
+        origin = dataclasses.replace(ORIGIN, schema=schema, version=number)
+        log.put(msgspec.structs.replace(answered(id=f"c{number}"), origin=origin, predictions=given))
+    assert log.flush()
+
+    assert log.counts == LogCounts(written=8, dropped=0, waiting=0)
+    tables = [pq.read_table(path) for path in (tmp_path / "log").rglob("*.parquet")]
+    assert sorted(
+        (row["call"], row["output.label"]) for table in tables for row in table.to_pylist() if row["row"] == 0
+    ) == [("c0", 1), ("c1", "yes"), ("c2", 1), ("c3", "yes")]
+    log.close()
+
+
+class Forgetful(LocalStorage):
+    """Takes the first file and says that it did not."""
+
+    failed = False
+
+    def create(self, path: str, data: bytes) -> None:
+        super().create(path, data)
+        if not self.failed:
+            self.failed = True
+            raise StorageUnavailableError("Cannot reach it: the answer was lost.")
+
+
+def test_a_file_whose_answer_was_lost_is_written_once(tmp_path: Path) -> None:
+    """What comes meanwhile goes into another one."""
+    storage = Forgetful(tmp_path)
+    log = writer(storage)
+    log.put(answered(id="a"))
+    wait_for(lambda: storage.failed, what="the first try")
+    log.put(answered(id="b"))
+    assert log.flush()
+    log.close()
+
+    assert [(row["call"], row["row"]) for row in read(tmp_path)] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert log.counts == LogCounts(written=4, dropped=0, waiting=0)
+
+
+def test_what_the_storage_does_not_take_at_the_end_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody is kept waiting for it."""
+    log = writer(Unreachable(tmp_path), flush_s=600)
+    log.put(answered())
+
+    log.close()
+
+    assert log.counts == LogCounts(written=0, dropped=2, waiting=0)
+    assert "what the storage did not take is lost" in caplog.text
+
+
+def test_a_model_of_words_alone_is_recorded(tmp_path: Path) -> None:
+    """Without a single field of numbers, row by row and call by call."""
+    schema = msgspec.structs.replace(SCHEMA, fields=(Field(name="country", dtype=DType.STRING),))
+    origin = dataclasses.replace(ORIGIN, schema=schema)
+    decoder = RowDecoder(schema)
+    log = writer(LocalStorage(tmp_path), flush_s=600)
+    for id_, countries in (("a", ["DE"]), ("b", ["FR", "IT"])):
+        asked = decoder.columns([decoder.convert_row({"country": country}) for country in countries])
+        given = Predictions(probabilities=np.full((len(countries), 2), 0.5))
+        if len(countries) == 1:
+            log.put(Single(origin, id_, NOON, 0.1, asked, given, None))
+        else:
+            log.put(Call(origin=origin, id=id_, served_s=NOON, num_rows=2, columns=asked, predictions=given))
+    log.close()
+
+    assert log.counts == LogCounts(written=3, dropped=0, waiting=0)
+    assert [row["feature.country"] for row in read(tmp_path)] == ["DE", "FR", "IT"]
 
 
 def test_a_killed_process_loses_only_its_tail(tmp_path: Path) -> None:
