@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -26,6 +28,9 @@ from rich.console import Console
 from zaphod import machine
 from zaphod.errors import ConfigError, EnvironmentNotReadyError
 from zaphod.settings import load_ray_env
+
+KEY_VARIABLE = "ZAPHOD_KEY"
+"""The API key with which the models are tried, where the server wants one."""
 
 _READY_TIMEOUT_S = 120.0
 _POLL_S = 0.1
@@ -55,13 +60,21 @@ class Launch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Deployed:
+    """An application. prefix: of all its paths, empty for `/`. models: references of what it serves."""
+
+    prefix: str
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """Where the Serve configuration says that it listens. models: paths, below the prefix of their application."""
+    """Where the Serve configuration says that it listens, and what it serves there."""
 
     host: str
     port: int
     grpc_port: int
-    models: tuple[str, ...]
+    applications: tuple[Deployed, ...]
 
     @classmethod
     def read(cls, config: Path) -> Endpoint:
@@ -70,10 +83,11 @@ class Endpoint:
             document = yaml.safe_load(config.read_text())
             options = document.get("http_options", {})
             grpc_port = document.get("grpc_options", {}).get("port", 9000)
-            models = [
-                f"{app.get('route_prefix', '/').rstrip('/')}/v1/models/{name}"
+            applications = [
+                Deployed(
+                    prefix=app.get("route_prefix", "/").rstrip("/"), models=tuple(app.get("args", {}).get("models", []))
+                )
                 for app in document["applications"]
-                for name in app.get("args", {}).get("models", [])
             ]
         except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
             raise ConfigError(
@@ -83,7 +97,7 @@ class Endpoint:
             host=options.get("host", "127.0.0.1"),
             port=options.get("port", 8000),
             grpc_port=grpc_port,
-            models=tuple(models),
+            applications=tuple(applications),
         )
 
     @property
@@ -102,6 +116,7 @@ class Launcher:
         self._ports = {self._endpoint.port, self._endpoint.grpc_port, launch.dashboard_port}
         self._ray_port = self._free_port()
         self._environ = self._environment()
+        self._key = os.environ.get(KEY_VARIABLE, "").strip()
 
     def run(self) -> int:
         """Blocks until SIGINT or SIGTERM, or until the server ends by itself; returns the exit code.
@@ -162,8 +177,16 @@ class Launcher:
         self._link_logs(ray)
         with self._console.status("deploying the models"):
             examples = self._wait_ready(deployer)
+        asked = sum(body is not None for body in examples.values())
         self._console.print(
-            f"[bold green]ready[/] after {time.monotonic() - began:.1f} s: each model answered a prediction"
+            f"[bold green]ready[/] after {time.monotonic() - began:.1f} s: "
+            + (
+                "each model answered a prediction"
+                if asked == len(examples)
+                else f"{asked} of {len(examples)} models answered a prediction, the others want an API key; "
+                f"they were tried {'with that of' if self._key else 'without, there is none in'} {KEY_VARIABLE}"
+            ),
+            soft_wrap=True,
         )
         self._greet(examples)
         return ray
@@ -220,11 +243,12 @@ class Launcher:
         staged.write_bytes(msgspec.json.encode(server))
         staged.replace(self._launch.run_dir / machine.RUN_FILE)
 
-    def _wait_ready(self, deployer: subprocess.Popen[bytes]) -> dict[str, str]:
-        """The example body of each model, after each has been answered over HTTP."""
+    def _wait_ready(self, deployer: subprocess.Popen[bytes]) -> dict[str, str | None]:
+        """The example body of each model, by its address, after each has been answered over HTTP; None if refused."""
         deadline = time.monotonic() + _READY_TIMEOUT_S
-        examples: dict[str, str] = {}
-        while len(examples) < len(self._endpoint.models):
+        examples: dict[str, str | None] = {}
+        waiting = [application for application in self._endpoint.applications if application.models]
+        while waiting:
             if deployer.poll():
                 raise EnvironmentNotReadyError(
                     f"Cannot serve: {self._last_log_line()}. The log is {self._launch.log_path}."
@@ -233,21 +257,31 @@ class Launcher:
                 raise EnvironmentNotReadyError(
                     f"Cannot serve: no prediction after {_READY_TIMEOUT_S:.0f} s. The log is {self._launch.log_path}."
                 )
-            path = self._endpoint.models[len(examples)]
+            application = waiting[0]
             try:
-                examples[path] = predict_example(f"{self._endpoint.url}{path}")
-            except (urllib.error.URLError, OSError, KeyError, ValueError):
+                examples |= predict_examples(
+                    f"{self._endpoint.url}{application.prefix}", application.models, key=self._key
+                )
+                waiting.pop(0)
+            except (OSError, KeyError, ValueError):
                 time.sleep(_POLL_S)
         return examples
 
-    def _greet(self, examples: Mapping[str, str]) -> None:
-        path, body = next(iter(examples.items()))
+    def _greet(self, examples: Mapping[str, str | None]) -> None:
         url = self._endpoint.url
         self._console.print(f"\ndocs         {url}/docs\nRay          http://127.0.0.1:{self._launch.dashboard_port}")
         self._console.print("try it:\n")
-        command = f"curl -s {url}{path}:predict -H 'content-type: application/json' -d '{body}'"
-        self._console.print(command + "\n", soft_wrap=True, markup=False, highlight=False)
+        self._console.print(self._suggestion(examples) + "\n", soft_wrap=True, markup=False, highlight=False)
         self._console.print("Ctrl-C stops the server.")
+
+    def _suggestion(self, examples: Mapping[str, str | None]) -> str:
+        """A line for a shell; for a model that nobody could ask yet, one that says what it takes."""
+        answered = {address: body for address, body in examples.items() if body is not None}
+        address, body = next(iter((answered or examples).items()))
+        key = f' -H "authorization: Bearer ${KEY_VARIABLE}"' if self._key or body is None else ""
+        if body is None:
+            return f"curl -s {address}{key}"
+        return f"curl -s {address}:predict{key} -H 'content-type: application/json' -d '{body}'"
 
     def _last_log_line(self) -> str:
         return _last_line(self._launch.log_path.read_text(errors="replace"))
@@ -312,19 +346,35 @@ def _forget_address(ray_address: str) -> None:
             note.unlink()
 
 
-def predict_example(model: str) -> str:
-    """Sends the example that the server itself documents; returns the body once a prediction came back.
+def predict_examples(application: str, models: Sequence[str], *, key: str) -> dict[str, str | None]:
+    """Has each model predict the example that the server itself documents.
 
-    model: its address.
+    application: its address. key: an API key, or nothing. The body of each by the model's address, once its prediction
+    came back; None where a healthy server refuses the key: it answers only once all its models have predicted.
+
+    Raises: OSError, KeyError, ValueError while it does not serve yet.
     """
-    with urllib.request.urlopen(model, timeout=5) as answer:  # noqa: S310  # our own server
-        body = json.dumps(json.load(answer)["example"])
-    request = urllib.request.Request(  # noqa: S310  # as above
-        f"{model}:predict", data=body.encode(), headers={"content-type": "application/json"}
-    )
+    examples: dict[str, object] = {}
+    try:
+        examples = {each["model"]: each["example"] for each in _ask(f"{application}/v1/models", key=key)["models"]}
+    except urllib.error.HTTPError as error:
+        if error.code not in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
+            raise
+        _ask(f"{application}/health")
+    found: dict[str, str | None] = {}
+    for reference in models:
+        address = f"{application}/v1/models/{reference}"
+        found[address] = body = json.dumps(examples[reference]) if reference in examples else None
+        if body is not None:
+            _ask(f"{address}:predict", key=key, body=body)["predictions"][0]
+    return found
+
+
+def _ask(url: str, *, key: str = "", body: str | None = None) -> Any:  # JSON
+    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+    request = urllib.request.Request(url, data=None if body is None else body.encode(), headers=headers)  # noqa: S310  # our own server
     with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # as above
-        json.load(answer)["predictions"][0]
-    return body
+        return json.load(answer)
 
 
 def _interrupt(number: int, frame: types.FrameType | None) -> None:

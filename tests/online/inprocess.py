@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import anyio.from_thread
 import httpx
+import uvicorn
 
 from deployments.access import Access
 from deployments.asgi import OnlineApp
 from deployments.batching import Batcher
 from deployments.catalogue import Catalogue
+from deployments.inline import Admission, InlineProtocol, Shedding
 from deployments.lookups import Lookups
 from deployments.metrics import Meter
 from deployments.outcomes import OutcomeInbox
@@ -20,6 +25,7 @@ from deployments.protocols.every import every_protocol
 from deployments.scaling import Busyness
 from deployments.scoring import Scoring
 from deployments.settings import Limits
+from tests.conftest import wait_for
 from zaphod.lookup import PublishedPredictions
 from zaphod.registry import Registry
 from zaphod.served import ServedModel
@@ -82,3 +88,22 @@ def client(app: OnlineApp) -> Iterator[Client]:
     """A client for the time of the block."""
     with anyio.from_thread.start_blocking_portal() as portal:
         yield Client(portal, app)
+
+
+@contextmanager
+def listening(app: OnlineApp) -> Iterator[tuple[str, int]]:
+    """Where the application listens for the time of the block, with the short way, as in a replica."""
+
+    class Protocol(InlineProtocol):
+        answers = app
+        admission = Admission(lambda: Shedding(None, 429, None))
+
+    server = uvicorn.Server(uvicorn.Config(app, http=Protocol, log_config=None, access_log=False))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
+        thread.start()
+        wait_for(lambda: server.started)
+        yield "127.0.0.1", listener.getsockname()[1]
+        server.should_exit = True
+        thread.join(timeout=10)

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from deployments.access import Access, Keys
 from deployments.keys import app as keys_app
+from deployments.launcher import predict_examples
 from tests.conftest import wait_for
-from tests.online.inprocess import GOOD, Client, client, make_app
+from tests.online.inprocess import GOOD, Client, client, listening, make_app
 from zaphod.errors import ConfigError, ForbiddenError, UnauthenticatedError
 from zaphod.registry import Registry
 
@@ -112,6 +113,19 @@ def test_keys_change_without_a_restart(asking: tuple[Client, str], path: Path) -
 
     wait_for(lambda: http.post(ask, BODY, x_api_key=second).status_code == 200, timeout_s=2.5)
     assert http.post(ask, BODY, x_api_key=key).status_code == 401
+
+
+def test_a_server_with_keys_is_ready_too(registry: Registry, path: Path) -> None:
+    """Who starts it has each model predict that the key covers, and learns which ones refuse it; no key is fine too."""
+    key = add(path, "narrow", "--model", "binary")
+    models = ["binary", "regressor"]
+    with listening(make_app(registry, keys=path)) as (host, port):
+        url = f"http://{host}:{port}"
+        with_key, without, wrong = (predict_examples(url, models, key=each) for each in (key, "", "zk_guessed"))
+    addresses = [f"{url}/v1/models/{name}" for name in models]
+
+    assert [with_key[address] is not None for address in addresses] == [True, False]
+    assert without == wrong == dict.fromkeys(addresses)
 
 
 def test_the_file_holds_no_key(path: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from tests.conftest import ROOT, Server, start_server, wait_for
+from deployments.keys import app as keys_app
+from tests.conftest import ROOT, Server, end_server, start_server, wait_for
 from zaphod import machine
 from zaphod.registry import Registry
 
@@ -31,6 +35,28 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path, registry: Registry) -> None:
 
     assert server.process.returncode == 0, server.log.read_text()
     assert server.marked() == []
+
+
+@pytest.mark.timeout(300)
+def test_a_server_with_keys_says_ready(tmp_path: Path, registry: Registry) -> None:
+    """Without a key to try the models with; the line that it suggests works once the key is there."""
+    made = CliRunner().invoke(keys_app, ["add", "shop", "--file", str(tmp_path / "keys.json")])
+
+    def with_keys(config: dict[str, Any]) -> None:
+        config["applications"][0]["args"]["keys_file"] = "keys.json"
+
+    server = start_server(tmp_path, registry=registry.uri, references=["binary"], change=with_keys)
+    said = server.log.read_text()
+    (line,) = [line for line in said.splitlines() if line.startswith("curl ")]
+    refused, answered = (
+        subprocess.run(["bash", "-c", line], env={**os.environ, "ZAPHOD_KEY": key}, capture_output=True, text=True)
+        for key in ("", made.stdout.splitlines()[0])
+    )
+    end_server(server)
+
+    assert "want an API key" in said
+    assert json.loads(refused.stdout)["error"] == "unauthenticated"
+    assert json.loads(answered.stdout)["example"]
 
 
 @pytest.mark.timeout(300)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
 import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
-import uvicorn
 
 from deployments.batching import Batcher
-from deployments.inline import Admission, InlineProtocol, Shedding
 from deployments.protocols.base import Question
 from deployments.scoring import Scoring
 from deployments.settings import Limits
-from tests.conftest import wait_for
-from tests.online.inprocess import GOOD, client, make_app
+from tests.online.inprocess import GOOD, client, listening, make_app
 from zaphod.registry import Registry
 from zaphod.served import Scored, Snapshot
 
@@ -46,21 +41,8 @@ def scoring() -> Short:
 @pytest.fixture(scope="module")
 def address(registry: Registry, scoring: Short) -> Iterator[tuple[str, int]]:
     """Where the application listens, as in a replica."""
-    app = make_app(registry, limits=Limits(max_rows=2_000), scoring=scoring)
-
-    class Protocol(InlineProtocol):
-        answers = app
-        admission = Admission(lambda: Shedding(None, 429, None))
-
-    server = uvicorn.Server(uvicorn.Config(app, http=Protocol, log_config=None, access_log=False))
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
-        thread.start()
-        wait_for(lambda: server.started)
-        yield "127.0.0.1", listener.getsockname()[1]
-        server.should_exit = True
-        thread.join(timeout=10)
+    with listening(make_app(registry, limits=Limits(max_rows=2_000), scoring=scoring)) as found:
+        yield found
 
 
 def ask(address: tuple[str, int], body: bytes, *, short: bool) -> tuple[int, str, str, bool]:
