@@ -95,6 +95,16 @@ class Access:
         """The key of the caller, to show what it covers; None where no key is needed. Raises: UnauthenticatedError."""
         return self._known(headers) if self.required else None
 
+    def all_models(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """For what cannot be told apart by model. Raises: UnauthenticatedError, ForbiddenError."""
+        if self.required:
+            key = self._known(headers)
+            if key.models and not key.manage:
+                raise ForbiddenError(
+                    "Cannot do this with an API key for some models: it concerns all of them. Use one made without "
+                    "--model, or with --manage."
+                )
+
     def manage(self, headers: Iterable[tuple[bytes, bytes]]) -> Key:
         """Never open: where there are no keys, nobody may. Raises: UnauthenticatedError, ForbiddenError."""
         if not self.required:

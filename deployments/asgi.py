@@ -15,7 +15,7 @@ import msgspec
 from deployments import lookups, management, outcomes, pages
 from deployments.access import Access, challenges
 from deployments.body import read_body
-from deployments.catalogue import Catalogue
+from deployments.catalogue import Catalogue, find_for
 from deployments.errors import status_of
 from deployments.identity import NOBODY, identify, named
 from deployments.inline import BEGUN, Begun
@@ -106,7 +106,7 @@ class OnlineApp:
             self._mount(root)
         path, method = scope["path"].removeprefix(root), scope["method"]
         try:
-            route = self._routes.get(path) or self._match(path)
+            route = self._routes.get(path) or self._match(path, scope["headers"])
             if isinstance(route, Response):
                 response = route
             elif route is None and path == outcomes.PATH and method == "POST":
@@ -119,7 +119,7 @@ class OnlineApp:
             elif route is None:
                 response = self._other(path, method, scope["headers"], root=root)
             elif method != "POST":
-                response = self._refuse(405, "method_not_allowed", "Expected POST", (b"allow", b"POST"))
+                response = self._refuse_method(route, scope["headers"])
             else:
                 response = await self._predict(route, scope, receive)
         except ZaphodError as error:
@@ -235,23 +235,31 @@ class OnlineApp:
         self.paths |= {f"{root}{path}".encode(): route for path, route in self._routes.items()}
 
     async def _take_outcomes(self, scope: Scope, receive: Receive) -> Response:
-        self._access.covered(scope["headers"])
+        self._access.all_models(scope["headers"])
         return self._outcomes.take(await self._read_body(receive))
 
     async def _read_body(self, receive: Receive) -> bytes:
         limits = self._limits
         return await read_body(receive, limit=limits.max_body_bytes, timeout_s=limits.body_timeout_s)
 
-    def _match(self, path: str) -> Route | Response | None:
-        """A response says that the path is a protocol's, and that no such model is served."""
+    def _match(self, path: str, headers: Headers) -> Route | Response | None:
+        """A response says that the path is a protocol's, and that no such model is served, to who may know."""
         for protocol in self._protocols:
             wanted = protocol.match(path)
             if wanted is not None:
                 try:
-                    return Route(protocol, self._catalogue.find(wanted))
+                    return Route(protocol, find_for(headers, wanted, catalogue=self._catalogue, access=self._access))
                 except ZaphodError as error:
                     return protocol.refuse(status_of(error), error)
         return None
+
+    def _refuse_method(self, route: Route, headers: Headers) -> Response:
+        """Who may not ask the model is told what a path of no model says."""
+        try:
+            self._access.predict(headers, route.served.reference.name)
+        except ZaphodError as error:
+            return route.protocol.refuse(status_of(error), error)
+        return self._refuse(405, "method_not_allowed", "Expected POST", (b"allow", b"POST"))
 
     def _other(self, path: str, method: str, headers: Headers, *, root: str) -> Response:
         if method in ("GET", "HEAD"):
@@ -266,12 +274,12 @@ class OnlineApp:
                     response = protocol.refuse(status_of(error), error)
                 if response is not None:
                     return response
-            page = self._page(path, catalogue, root=root)
+            page = self._page(path, catalogue, headers, root=root)
             if page is not None:
                 return page
         return self._refuse(404, "not_found", f"Expected a known path, got another. See {pages.DOCS_PATH}.")
 
-    def _page(self, path: str, catalogue: Catalogue, *, root: str) -> Response | None:
+    def _page(self, path: str, catalogue: Catalogue, headers: Headers, *, root: str) -> Response | None:
         snapshots, needs_key = catalogue.snapshots(), self._access.required
         match path:
             case "/":
@@ -284,9 +292,11 @@ class OnlineApp:
                 document = pages.openapi(snapshots, needs_key=needs_key, looks_up=self._lookups.ready, root=root)
                 return Response(200, self._encoder.encode(document))
             case "/metrics":
+                self._access.all_models(headers)
                 return Response(200, self._meter.text(), CONTENT_TYPE)
             case "/health" | "/ready":
-                return Response(200, self._encoder.encode({"status": "ready", "models": sorted(snapshots)}))
+                named = {} if needs_key else {"models": sorted(snapshots)}
+                return Response(200, self._encoder.encode({"status": "ready", **named}))
         return None
 
     def _refuse(self, status: int, code: str, message: str, *headers: tuple[bytes, bytes]) -> Response:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from deployments.access import Access
 from zaphod.errors import ModelNotFoundError
 from zaphod.registry import CHAMPION
 from zaphod.served import ServedModel, Snapshot
@@ -63,3 +64,19 @@ class Catalogue:
         if not named:
             raise ModelNotFoundError(f"Expected one of the served models {sorted(self.models)}, got another")
         return named[0]
+
+
+def find_for(
+    headers: Iterable[tuple[bytes, bytes]], wanted: Wanted, *, catalogue: Catalogue, access: Access
+) -> ServedModel:
+    """As `Catalogue.find`, and tells a caller of no model that its key does not cover.
+
+    Whether the caller may ask what was found is still open. Raises: UnauthenticatedError, ForbiddenError;
+    ModelNotFoundError when the key covers the name.
+    """
+    try:
+        return catalogue.find(wanted)
+    except ModelNotFoundError:
+        access.predict(headers, wanted.name)
+        key = access.covered(headers)
+        return (catalogue if key is None else catalogue.only(key.covers)).find(wanted)

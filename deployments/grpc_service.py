@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import grpc
 
 from deployments.access import Access
-from deployments.catalogue import Catalogue, Wanted
+from deployments.catalogue import Catalogue, Wanted, find_for
 from deployments.errors import status_of
 from deployments.identity import NOBODY, identify, named
 from deployments.metrics import Meter
@@ -111,6 +111,7 @@ class InferenceService:
         return message("ServerReadyResponse")(ready=True)
 
     async def _metadata(self, request: Any, context: Context) -> Any:
+        self._covered(context)
         return message("ServerMetadataResponse")(name="zaphod", version=__version__, extensions=[])
 
     async def _model_ready(self, request: Any, context: Context) -> Any:
@@ -128,12 +129,13 @@ class InferenceService:
         return self._catalogue if key is None else self._catalogue.only(key.covers)
 
     async def _infer(self, request: Any, context: Context) -> Any:
-        served = self._catalogue.find(_wanted(request.model_name, request.model_version))
+        wanted, headers = _wanted(request.model_name, request.model_version), _headers(context)
+        served = find_for(headers, wanted, catalogue=self._catalogue, access=self._access)
         snapshot = served.snapshot()
         began = time.perf_counter()
         scored, status, num_rows = None, 500, 0
         try:
-            self._access.predict(_headers(context), served.reference.name)
+            self._access.predict(headers, served.reference.name)
             question, names = self._decode(snapshot, request, context)
             num_rows = question.columns.num_rows
             scored = await within(self._scoring.score(snapshot, question), timeout_s=self._limits.predict_timeout_s)

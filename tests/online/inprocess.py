@@ -17,6 +17,7 @@ from deployments.access import Access
 from deployments.asgi import OnlineApp
 from deployments.batching import Batcher
 from deployments.catalogue import Catalogue
+from deployments.grpc_service import InferenceService
 from deployments.inline import Admission, InlineProtocol, Shedding
 from deployments.lookups import Lookups
 from deployments.metrics import Meter
@@ -56,6 +57,19 @@ def make_app(
         lookups=Lookups(
             None if predictions is None else PublishedPredictions.open(predictions), timeout_s=limits.predict_timeout_s
         ),
+    )
+
+
+def make_service(
+    registry: Registry, *, keys: Path | None = None, models: Sequence[str] = ("binary", "multiclass", "regressor")
+) -> InferenceService:
+    """What answers gRPC, with the same models."""
+    return InferenceService(
+        Catalogue({name: ServedModel.open(registry, f"{name}@champion") for name in models}),
+        scoring=Scoring(Batcher(max_rows=1_024)),
+        limits=Limits(),
+        access=Access(keys),
+        meter=Meter(replica="r", busyness=Busyness()),
     )
 
 

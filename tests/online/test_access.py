@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
 from typer.testing import CliRunner
 
 from deployments.access import Access, Keys
+from deployments.grpc_service import InferenceService
 from deployments.keys import app as keys_app
 from deployments.launcher import predict_examples
+from deployments.protocols.messages import message
 from tests.conftest import wait_for
-from tests.online.inprocess import GOOD, Client, client, listening, make_app
+from tests.online.inprocess import GOOD, Client, client, listening, make_app, make_service
 from zaphod.errors import ConfigError, ForbiddenError, UnauthenticatedError
 from zaphod.registry import Registry
 
@@ -84,6 +89,71 @@ def test_only_health_is_open(asking: tuple[Client, str]) -> None:
     assert http.get("/v2/models/regressor", authorization=f"Bearer {key}").status_code == 404
 
 
+@pytest.mark.parametrize("ask", ["/v1/models/{}:predict", "/v2/models/{}/infer", "/models/{}/invocations"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "POST"])
+def test_nobody_learns_names_of_models(asking: tuple[Client, str], ask: str, method: str) -> None:
+    """What is served and what is not look alike to who may ask neither, by whatever method and version."""
+    http, key = asking
+    shown = {"authorization": f"Bearer {key}"}
+
+    for headers, status in (({}, 401), (shown, 403)):
+        served, not_served, version = (
+            http.request(method, ask.format(name), content=BODY, headers=headers)
+            for name in ("regressor", "nobody", "nobody@7" if ask[:3] != "/v2" else "nobody/versions/7")
+        )
+        assert served.status_code == not_served.status_code == version.status_code == status
+        assert served.text == not_served.text == version.text
+    missing = http.request("POST", ask.format("binary@7"), content=BODY, headers=shown)
+    assert missing.status_code == 404
+    assert "binary@champion" in missing.text or "'binary'" in missing.text
+    assert "regressor" not in missing.text
+
+
+def test_open_health_names_no_model(registry: Registry, asking: tuple[Client, str]) -> None:
+    """With keys it says that the server is ready, and nothing else; without keys what is ready."""
+    http, _ = asking
+    with client(make_app(registry)) as open_server:
+        assert open_server.get("/health").json() == {"status": "ready", "models": ["binary", "multiclass", "regressor"]}
+
+    for path in ("/health", "/ready"):
+        assert http.get(path).json() == {"status": "ready"}
+
+
+def test_what_concerns_all_models_wants_a_key_for_all(asking: tuple[Client, str], path: Path) -> None:
+    """Metrics and outcomes: no key for one model, unless it manages."""
+    http, key = asking
+    whole, manager = add(path, "whole"), add(path, "manager", "--manage", "--model", "binary")
+    outcome = b'{"outcomes": [{"prediction_id": "a", "value": 1}]}'
+    wait_for(lambda: http.get("/metrics", authorization=f"Bearer {manager}").status_code == 200, timeout_s=2.5)
+
+    for headers, status in (({}, 401), ({"x_api_key": key}, 403)):
+        assert http.post("/v1/outcomes", outcome, **headers).status_code == status
+        assert (
+            http.get("/metrics", **{name.replace("_", "-"): value for name, value in headers.items()}).status_code
+            == status
+        )
+    for known in (whole, manager):
+        assert http.get("/metrics", authorization=f"Bearer {known}").status_code == 200
+        # 400: there is no log here.
+        assert http.post("/v1/outcomes", outcome, x_api_key=known).status_code == 400
+
+
+def test_grpc_tells_no_names_either(registry: Registry, path: Path) -> None:
+    """A model that is served and one that is not are the same to who may ask neither, and metadata wants a key."""
+    key = add(path, "narrow", "--model", "binary")
+    service = make_service(registry, keys=path)
+
+    for shown, code in ((None, "UNAUTHENTICATED"), (key, "PERMISSION_DENIED")):
+        told = {call(service, "ModelInfer", shown, model_name=name) for name in ("regressor", "nobody")}
+        assert {each[0].name for each in told} == {code}
+        assert len(told) == 1
+    assert call(service, "ServerMetadata", None)[0].name == "UNAUTHENTICATED"
+    assert call(service, "ServerMetadata", key)[0] is None
+    (code, details) = call(service, "ModelInfer", key, model_name="binary", model_version="7")
+    assert code.name == "NOT_FOUND"
+    assert "regressor" not in details
+
+
 def test_a_browser_is_asked_for_the_key(asking: tuple[Client, str]) -> None:
     """A page offers the browser's own dialogue, and the key is its password."""
     http, key = asking
@@ -113,6 +183,33 @@ def test_keys_change_without_a_restart(asking: tuple[Client, str], path: Path) -
 
     wait_for(lambda: http.post(ask, BODY, x_api_key=second).status_code == 200, timeout_s=2.5)
     assert http.post(ask, BODY, x_api_key=key).status_code == 401
+
+
+@dataclass
+class Context:
+    """Of a gRPC call: what it was told."""
+
+    key: str | None
+    code: grpc.StatusCode | None = None
+    details: str = ""
+
+    def invocation_metadata(self) -> list[tuple[str, str | bytes]]:
+        return [] if self.key is None else [("x-api-key", self.key)]
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        self.details = details
+
+    def set_trailing_metadata(self, trailing_metadata: list[tuple[str, str]]) -> None: ...
+
+
+def call(service: InferenceService, method: str, key: str | None, **fields: str) -> tuple[grpc.StatusCode | None, str]:
+    """The code and the details of a call's end."""
+    context = Context(key)
+    asyncio.run(service.call(method, message(f"{method}Request")(**fields), context))
+    return context.code, context.details
 
 
 def test_a_server_with_keys_is_ready_too(registry: Registry, path: Path) -> None:

@@ -109,7 +109,7 @@ def test_grpc_over_tls(edge: Edge) -> None:
 
 
 def test_what_is_not_good_tls_is_refused(edge: Edge) -> None:
-    """Plain HTTP, an unknown certificate and an old TLS get no answer; metrics are not for the world."""
+    """Plain HTTP, an unknown certificate and an old TLS get no answer; what names models is not for the world."""
     with pytest.raises(httpx.HTTPError):
         httpx.get(f"http://localhost:{edge.https}/health")
     with pytest.raises(httpx.ConnectError, match="CERTIFICATE"):
@@ -122,7 +122,8 @@ def test_what_is_not_good_tls_is_refused(edge: Edge) -> None:
         input=b"", capture_output=True, timeout=10,
     )  # fmt: skip
     assert done.returncode != 0
-    assert httpx.get(f"https://localhost:{edge.https}/metrics", verify=edge.trusting).status_code == 404
+    for path in ("/metrics", "/-/routes"):
+        assert httpx.get(f"https://localhost:{edge.https}{path}", verify=edge.trusting).status_code == 404
 
 
 def test_slow_headers_are_cut_off(edge: Edge) -> None:
