@@ -56,8 +56,9 @@ class Ingress(GrpcMethods):
             )
         arrow_without_pandas()
         registry = Registry.open(args.registry)
-        self._log = open_log(args.monitoring)
-        self._outcomes = open_outcomes(args.monitoring)
+        # On the event loop nobody may wait for room: health could not be told any more, and Ray would end the replica.
+        self._log = open_log(args.monitoring, waits=False)
+        self._outcomes = open_outcomes(args.monitoring, waits=False)
         recording = None
         if self._log is not None:
             recording = Recording(self._log, Arm.ONLINE, args.monitoring, args.shadow)

@@ -27,7 +27,7 @@ from deployments.protocols.base import Headers, Protocol, Question, Request, Res
 from deployments.refusals import NO_ROOM
 from deployments.scoring import Scoring, within
 from deployments.settings import Limits
-from zaphod.errors import OverloadedError, PredictionError, ZaphodError
+from zaphod.errors import LogFullError, OverloadedError, PredictionError, ZaphodError
 from zaphod.served import Scored, ServedModel, Snapshot
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -37,6 +37,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 _log = logging.getLogger("ray.serve")
 
+_RETRY_AFTER_S = 1
 _HTML = b"text/html; charset=utf-8"
 # What tells whether a server works, and nothing else, is open to everybody: load balancers send no key.
 _OPEN = frozenset(("/health", "/ready", "/ping", "/v2/health/live", "/v2/health/ready"))
@@ -123,7 +124,7 @@ class OnlineApp:
             else:
                 response = await self._predict(route, scope, receive)
         except ZaphodError as error:
-            response = self._protocols[0].refuse(status_of(error), error)
+            response = _told(self._protocols[0], error)
         if response.status == 401:
             response = msgspec.structs.replace(response, headers=(*response.headers, *challenges(scope["headers"])))
         await _respond(send, response, head=method == "HEAD")
@@ -202,8 +203,11 @@ class OnlineApp:
         try:
             self._access.predict(request.headers, route.served.reference.name)
             if snapshot.recorder is not None or snapshot.trial is not None:
+                snapshot.check_room()
                 identity = identify(request.headers)
             return named(route.protocol.decode(snapshot, request), identity)
+        except LogFullError:
+            raise
         except ZaphodError as error:
             snapshot.refuse(error, entities=[identity.entity], ids=identity.id)
             raise
@@ -212,7 +216,7 @@ class OnlineApp:
         if not isinstance(error, ZaphodError):
             _log.error("a request failed unexpectedly", exc_info=error)
             error = PredictionError("Cannot answer: the server made a mistake. Its log says which.")
-        return route.protocol.refuse(status_of(error), error)
+        return _told(route.protocol, error)
 
     def _count(
         self, route: Route, snapshot: Snapshot, scored: Scored | None, response: Response, began: float, num_rows: int
@@ -250,7 +254,7 @@ class OnlineApp:
                 try:
                     return Route(protocol, find_for(headers, wanted, catalogue=self._catalogue, access=self._access))
                 except ZaphodError as error:
-                    return protocol.refuse(status_of(error), error)
+                    return _told(protocol, error)
         return None
 
     def _refuse_method(self, route: Route, headers: Headers) -> Response:
@@ -258,7 +262,7 @@ class OnlineApp:
         try:
             self._access.predict(headers, route.served.reference.name)
         except ZaphodError as error:
-            return route.protocol.refuse(status_of(error), error)
+            return _told(route.protocol, error)
         return self._refuse(405, "method_not_allowed", "Expected POST", (b"allow", b"POST"))
 
     def _other(self, path: str, method: str, headers: Headers, *, root: str) -> Response:
@@ -271,7 +275,7 @@ class OnlineApp:
                 try:
                     response = protocol.inform(path, catalogue)
                 except ZaphodError as error:
-                    response = protocol.refuse(status_of(error), error)
+                    response = _told(protocol, error)
                 if response is not None:
                     return response
             page = self._page(path, catalogue, headers, root=root)
@@ -301,6 +305,15 @@ class OnlineApp:
 
     def _refuse(self, status: int, code: str, message: str, *headers: tuple[bytes, bytes]) -> Response:
         return Response(status, self._encoder.encode({"error": code, "message": message}), headers=headers)
+
+
+def _told(protocol: Protocol, error: ZaphodError) -> Response:
+    """The error in the protocol's form; who may come again is told when."""
+    status = status_of(error)
+    response = protocol.refuse(status, error)
+    if status not in (429, 503):
+        return response
+    return msgspec.structs.replace(response, headers=(*response.headers, (b"retry-after", b"%d" % _RETRY_AFTER_S)))
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

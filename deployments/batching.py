@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from deployments.protocols.base import Question
 from zaphod.columns import Columns
-from zaphod.errors import ZaphodError
+from zaphod.errors import LogFullError, ZaphodError
 from zaphod.monitoring.record import new_id
 from zaphod.predictor import Predictions
 from zaphod.recorder import row_ids
@@ -102,7 +102,7 @@ def score_together(batch: Sequence[Waiting]) -> list[Scored | Exception]:
     try:
         scored = snapshot.score(join([each.columns for each in questions]), entities=_join_entities(questions), ids=ids)
     except Exception as error:  # noqa: BLE001  # theirs whose questions were asked, and nobody else's
-        if len(batch) == 1 or not isinstance(error, ZaphodError):
+        if len(batch) == 1 or not isinstance(error, ZaphodError) or isinstance(error, LogFullError):
             return [error] * len(batch)
         return [answer for waiting in batch for answer in score_together([waiting])]
     if len(batch) == 1:

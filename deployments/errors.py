@@ -29,6 +29,7 @@ STATUS: dict[type[errors.ZaphodError], int] = {
     errors.BatchError: 500,
     errors.PredictionNotFoundError: 404,
     errors.OverloadedError: 429,
+    errors.LogFullError: 503,
     errors.EnvironmentNotReadyError: 503,
 }
 

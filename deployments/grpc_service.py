@@ -33,7 +33,7 @@ from deployments.protocols.tensors import (
 from deployments.scoring import Scoring, within
 from deployments.settings import Limits
 from zaphod import __version__
-from zaphod.errors import InvalidInputError, LimitExceededError, ZaphodError
+from zaphod.errors import InvalidInputError, LimitExceededError, LogFullError, ZaphodError
 from zaphod.served import Scored, Snapshot
 
 _log = logging.getLogger("ray.serve")
@@ -160,9 +160,12 @@ class InferenceService:
         names = [output.name for output in request.outputs]
         identity = NOBODY
         try:
+            snapshot.check_room()
             identity = identify(_headers(context))
             check_names(snapshot.schema, names)
             columns = to_columns(snapshot, _tensors(request), max_rows=self._limits.max_rows)
+        except LogFullError:
+            raise
         except ZaphodError as error:
             snapshot.refuse(error, entities=[identity.entity], ids=identity.id)
             raise

@@ -25,6 +25,8 @@ BOUNDS_S = (
 )  # fmt: skip
 
 _MAX_USUAL = 256
+# Of those who are to come again.
+_OUTCOMES = {429: "refused", 503: "refused"}
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -97,7 +99,7 @@ class Meter:
     ) -> None:
         """Counts a request. stamp: of whom was asked, for when nobody scored. began: of `time.perf_counter`."""
         duration_s = time.perf_counter() - began
-        outcome = "ok" if status < 400 else "unprocessable" if status < 500 else "failed"
+        outcome = "ok" if status < 400 else _OUTCOMES.get(status, "unprocessable" if status < 500 else "failed")
         variant = stamp.variant
         if scored is not None:
             stamp = scored.stamps[0]

@@ -26,6 +26,7 @@ ZaphodError
 ├── BatchError                  a batch run that may not be published
 ├── PredictionNotFoundError     no published run has a prediction of the entity
 ├── OverloadedError             no room in the queue; retry later
+├── LogFullError                no room in the prediction log, without which nothing may be answered; retry later
 └── EnvironmentNotReadyError    this machine lacks what is needed (port, permission, version)
 
 Messages take one of two forms: `Expected <x>, got <y> - at <path>` for data, and
@@ -153,6 +154,12 @@ class PredictionNotFoundError(ZaphodError):
 
 class OverloadedError(ZaphodError):
     """The queue of waiting work is full."""
+
+    retryable = True
+
+
+class LogFullError(ZaphodError):
+    """The prediction log has no room at the moment, and `when_full: block` allows no prediction without its record."""
 
     retryable = True
 

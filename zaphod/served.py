@@ -21,11 +21,12 @@ import pyarrow as pa
 from zaphod.bundle import Bundle
 from zaphod.columns import Columns, RowDecoder
 from zaphod.contender import Contender, project
-from zaphod.errors import PredictionError, ZaphodError
+from zaphod.errors import LogFullError, PredictionError, ZaphodError
 from zaphod.experiment.assignment import Splitter, threshold_of
 from zaphod.experiment.spec import Experiment, Mode
 from zaphod.monitoring.log import PredictionLog
 from zaphod.monitoring.record import Arm, Origin, Single, new_id
+from zaphod.monitoring.segments import LOG_FULL
 from zaphod.monitoring.settings import LogSettings
 from zaphod.outputs import JsonScalar
 from zaphod.predictor import Predictions, Predictor
@@ -103,6 +104,11 @@ class Snapshot:
         """Predicts the example row. Raises: PredictionError, InvalidInputError."""
         self.predictor.predict(self.decoder.columns([self.decoder.convert_row(self.example)]))
 
+    def check_room(self) -> None:
+        """Before a prediction that could not be logged is made. Raises: LogFullError."""
+        if self.recorder is not None and self.recorder.log.full:
+            raise LogFullError(LOG_FULL)
+
     def score(
         self,
         columns: Columns,
@@ -116,6 +122,7 @@ class Snapshot:
         ids: the caller's own, unique for good, for the whole call or for each row; else one is made.
 
         Raises: PredictionError when the model fails on valid rows; with a challenger, when the champion does.
+            LogFullError where nobody waits for room in the log.
         """
         recorder = self.recorder
         if recorder is None and self.trial is None:

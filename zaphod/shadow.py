@@ -25,6 +25,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from zaphod.errors import LogFullError
 from zaphod.monitoring.log import PredictionLog
 from zaphod.monitoring.policy import KEY_VARIABLE
 from zaphod.monitoring.record import Call, Origin, Single, Status
@@ -230,7 +231,8 @@ class ShadowWorker:
             return
         for call in () if frame is None else calls_of(frame, self._origin):
             self._lost += call.num_rows
-            self._log.put(msgspec.structs.replace(call, status=Status.FAILED, error=cause))
+            with contextlib.suppress(LogFullError):
+                self._log.put(msgspec.structs.replace(call, status=Status.FAILED, error=cause))
         self._deaths += 1  # after what it lost: who sees the death sees that too
         _log.warning("the shadow's process was ended; it is started again", extra={"cause": cause})
         self._end()

@@ -28,8 +28,12 @@ from deployments.scoring import Scoring
 from deployments.settings import Limits
 from tests.conftest import wait_for
 from zaphod.lookup import PublishedPredictions
+from zaphod.monitoring.log import PredictionLog
+from zaphod.monitoring.outcomes import OutcomeLog
+from zaphod.monitoring.record import Arm
+from zaphod.monitoring.settings import LogSettings
 from zaphod.registry import Registry
-from zaphod.served import ServedModel
+from zaphod.served import Recording, ServedModel
 
 GOOD = {"amount": 100.0, "balance": None, "count": 3, "kind": "a"}
 
@@ -41,18 +45,23 @@ def make_app(
     keys: Path | None = None,
     scoring: Scoring | None = None,
     predictions: str | None = None,
+    log: PredictionLog | None = None,
+    outcomes: OutcomeLog | None = None,
     models: Sequence[str] = ("binary", "multiclass", "regressor"),
 ) -> OnlineApp:
-    """Test models behind every protocol. predictions: output of a batch job."""
+    """Test models behind every protocol. predictions: output of a batch job. log, outcomes: where they go."""
     limits = limits or Limits()
-    catalogue = Catalogue({name: ServedModel.open(registry, f"{name}@champion") for name in models})
+    recording = None if log is None else Recording(log, Arm.ONLINE, LogSettings())
+    catalogue = Catalogue(
+        {name: ServedModel.open(registry, f"{name}@champion", recording=recording) for name in models}
+    )
     return OnlineApp(
         catalogue,
         protocols=every_protocol(catalogue, limits=limits),
         scoring=scoring or Scoring(Batcher(max_rows=1_024)),
         limits=limits,
         access=Access(keys),
-        inbox=OutcomeInbox(None, max_rows=limits.max_rows),
+        inbox=OutcomeInbox(outcomes, max_rows=limits.max_rows),
         meter=Meter(replica="r", busyness=Busyness()),
         lookups=Lookups(
             None if predictions is None else PublishedPredictions.open(predictions), timeout_s=limits.predict_timeout_s

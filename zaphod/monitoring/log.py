@@ -16,12 +16,18 @@ PredictionLog = SegmentWriter[Call | Single | Singles]
 """Takes calls and returns at once; writes `log/<model>/date=…/hour=…/….parquet` below the settings' `uri`."""
 
 
-def open_log(settings: LogSettings, *, environ: Mapping[str, str] = os.environ) -> PredictionLog | None:
-    """None when the settings name no place. Starts the writer's thread. Raises: ConfigError."""
+def open_log(
+    settings: LogSettings, *, environ: Mapping[str, str] = os.environ, waits: bool = True
+) -> PredictionLog | None:
+    """None when the settings name no place. Starts the writer's thread. waits: as `SegmentWriter`.
+
+    Raises: ConfigError.
+    """
     if settings.uri is None:
         return None
     storage = open_storage(settings.uri)
     key = settings.hash_key
     hasher = open_hasher(storage, None if key is None else key.get_secret_value(), environ)
     encoder = RecordEncoder(hasher, entity=settings.entity, features=settings.features)
-    return SegmentWriter(storage, encoder, settings, metadata={"zaphod.format": "1", "zaphod.key": hasher.key_id})
+    metadata = {"zaphod.format": "1", "zaphod.key": hasher.key_id}
+    return SegmentWriter(storage, encoder, settings, metadata=metadata, waits=waits)

@@ -97,11 +97,14 @@ class OutcomeEncoder:
 OutcomeLog = SegmentWriter[Outcomes]
 
 
-def open_outcomes(settings: LogSettings) -> OutcomeLog | None:
-    """None when the settings name no place. Starts the writer's thread. Raises: ConfigError."""
+def open_outcomes(settings: LogSettings, *, waits: bool = True) -> OutcomeLog | None:
+    """None when the settings name no place. Starts the writer's thread. waits: as `SegmentWriter`.
+
+    Raises: ConfigError.
+    """
     if settings.uri is None:
         return None
-    return SegmentWriter(open_storage(settings.uri), OutcomeEncoder(), settings)
+    return SegmentWriter(open_storage(settings.uri), OutcomeEncoder(), settings, waits=waits)
 
 
 def import_outcomes(

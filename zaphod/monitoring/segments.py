@@ -14,12 +14,15 @@ from typing import Generic, Protocol, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from zaphod.errors import LogFullError
 from zaphod.monitoring.settings import LogSettings
 from zaphod.storage import Storage
 
 _log = logging.getLogger(__name__)
 
 _MAX_RETRY_S = 5.0
+
+LOG_FULL = "Cannot answer: the log has no room, and nothing goes unlogged (when_full). Send it again later."
 
 # Columns of numbers that are alike in all rows of a call.
 _SHARED = ("version", "latency_s")
@@ -76,11 +79,16 @@ class SegmentWriter(Generic[ItemT]):
         settings: LogSettings,
         *,
         metadata: Mapping[str, str] | None = None,
+        waits: bool = True,
     ) -> None:
+        """waits: for room, with `when_full: block`; else `put` raises, for who may not be held up."""
         self._storage = storage
         self._encoder = encoder
         self._settings = settings
         self._metadata = dict(metadata or {})
+        self._waits = waits
+        # Whether the next `put` is likely to raise: to be asked before there is anything to hand over.
+        self.full = False
         # What is in no file yet.
         self._tables: dict[str, list[pa.Table]] = {}
         self._next: _File | None = None
@@ -100,7 +108,10 @@ class SegmentWriter(Generic[ItemT]):
         self._thread.start()
 
     def put(self, item: ItemT) -> bool:
-        """Hands over and returns; False when there was no room and it was dropped. With `block` waits for room."""
+        """Hands over and returns; False when there was no room and it was dropped. With `block` waits for room.
+
+        Raises: LogFullError instead of waiting, where nobody may wait: nothing of the item is logged then.
+        """
         with self._lock:
             handed = self._handed + item.num_rows
             if handed >= self._mark:
@@ -160,6 +171,11 @@ class SegmentWriter(Generic[ItemT]):
                 self._dropped += num_rows
                 return False
             self._hurry.set()
+            if not self._waits:
+                if not self.full:
+                    _log.warning("the prediction log is full; predictions are refused until there is room")
+                self.full = True
+                raise LogFullError(LOG_FULL)
             self._changed.wait(timeout=1.0)
         return True
 
@@ -239,6 +255,7 @@ class SegmentWriter(Generic[ItemT]):
         with self._changed:
             self._done += num_rows
             self._set_mark()
+            self.full = False
             if dropped:
                 self._dropped += num_rows
             else:

@@ -41,7 +41,7 @@ class LogSettings(Settings):
 
     when_full: Literal["drop", "block"] = "drop"
     """`drop`: predictions go on and what is not logged is counted. `block`: no prediction without its record; they
-    wait."""
+    wait, but for those over HTTP and gRPC, which are refused with 503."""
 
     def below(self, home: Path) -> Self:
         """A relative uri starts at this folder."""
