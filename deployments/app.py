@@ -40,6 +40,9 @@ _log = logging.getLogger("ray.serve")
 # Without these a replica answers a few hundred requests a second instead of thousands.
 _FAST_ENV = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED")
 
+# A heavy model's call that takes so many times longer than a caller waits is taken to never end.
+_PATIENCE = 3
+
 
 @serve.deployment(name="Ingress", max_ongoing_requests=64)
 @serve.ingress()
@@ -71,7 +74,9 @@ class Ingress(GrpcMethods):
             shadows=self._shadow_counts,
         )  # fmt: skip
         RayExport(meter).start()
-        catalogue, scoring = Catalogue(self._models), Scoring(Batcher(max_rows=args.max_batch_rows))
+        self._batcher = Batcher(max_rows=args.max_batch_rows)
+        self._max_call_s = _PATIENCE * args.limits.predict_timeout_s
+        catalogue, scoring = Catalogue(self._models), Scoring(self._batcher)
         access = open_access(args.keys_file)
         self.service = InferenceService(catalogue, scoring=scoring, limits=args.limits, access=access, meter=meter)
         self._app = OnlineApp(
@@ -118,7 +123,12 @@ class Ingress(GrpcMethods):
         }
 
     def check_health(self) -> None:
-        """A replica is healthy when each of its models predicts. Raises: PredictionError."""
+        """A replica is healthy when each of its models predicts, and what heavy ones are asked is not stuck.
+
+        Ray calls it on a thread of its own, so that a heavy model's probe holds up nobody. Raises: PredictionError,
+        PredictionTimeoutError.
+        """
+        self._batcher.check(max_call_s=self._max_call_s)
         for model in self._models.values():
             model.check()
 

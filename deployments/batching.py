@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from deployments.protocols.base import Question
 from zaphod.columns import Columns
-from zaphod.errors import LogFullError, ZaphodError
+from zaphod.errors import LogFullError, PredictionTimeoutError, ZaphodError
 from zaphod.monitoring.record import new_id
 from zaphod.predictor import Predictions
 from zaphod.recorder import row_ids
@@ -49,6 +50,20 @@ class Batcher:
         self._queue: deque[Waiting] = deque()
         self._filled = threading.Condition()
         self._thread: threading.Thread | None = None
+        # When the call that is being made began; by the monotonic clock.
+        self._began_s: float | None = None
+
+    def check(self, *, max_call_s: float) -> None:
+        """Raises: PredictionTimeoutError when a call takes so long that it may never end: all that comes waits for it.
+
+        May be called from any thread.
+        """
+        began_s = self._began_s
+        if began_s is not None and time.monotonic() - began_s > max_call_s:
+            raise PredictionTimeoutError(
+                f"Cannot predict: one call has taken more than {max_call_s:g} s so far, and all others wait for it. "
+                "Start another replica."
+            )
 
     async def score(self, snapshot: Snapshot, question: Question) -> Scored:
         """Raises: PredictionError. When the caller gives up before its turn, nothing is scored."""
@@ -67,10 +82,12 @@ class Batcher:
                 self._filled.wait_for(lambda: self._queue)
                 batch = self._take()
             if batch:
+                self._began_s = time.monotonic()
                 try:
                     answers = score_together(batch)
                 except Exception as error:  # noqa: BLE001  # a thread that ends would leave every caller waiting
                     answers = [error] * len(batch)
+                self._began_s = None
                 batch[0].answer.get_loop().call_soon_threadsafe(_deliver, batch, answers)
 
     def _take(self) -> list[Waiting]:

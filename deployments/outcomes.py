@@ -19,7 +19,11 @@ class OutcomeInbox:
         self._max_rows = max_rows
 
     def take(self, body: bytes) -> Response:
-        """202. Raises: InvalidInputError, DecodeError, ConfigError; OverloadedError, LogFullError when there is no room."""
+        """202.
+
+        Raises: InvalidInputError, DecodeError; OverloadedError, LogFullError when there is no room; ConfigError when
+            nothing is logged here.
+        """
         if self._log is None:
             raise ConfigError("Cannot take outcomes: this server has no prediction log. Set monitoring.uri.")
         outcomes = decode_outcomes(body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from deployments.app import Ingress
 from deployments.batching import Batcher, join, part
 from deployments.protocols.base import Question
 from zaphod.columns import Columns
-from zaphod.errors import PredictionError
+from zaphod.errors import PredictionError, PredictionTimeoutError
 from zaphod.predictor import Predictions
 from zaphod.served import Scored, Stamp
 
@@ -156,6 +158,26 @@ def test_lone_question_does_not_wait_for_company() -> None:
         return await asyncio.wait_for(batcher.score(model, question(1.0)), timeout=2)  # type: ignore[arg-type]
 
     assert asyncio.run(main()).predictions.values == pytest.approx(1.0)
+
+
+def test_a_call_that_never_returns_is_noticed() -> None:
+    """One that takes long is nothing yet; an idle batcher, and one whose call ended after all, is fine."""
+
+    async def main() -> None:
+        model, batcher = Slow(), Batcher(max_rows=100)
+        batcher.check(max_call_s=0.0)
+        tasks = await ask(batcher, model, [question(0.0), question(1.0)])
+        await model.asked.wait()
+        replica = types.SimpleNamespace(_batcher=batcher, _max_call_s=100.0, _models={})
+        Ingress.func_or_class.check_health(replica)
+        replica._max_call_s = 0.0
+        with pytest.raises(PredictionTimeoutError, match="all others wait"):
+            Ingress.func_or_class.check_health(replica)
+        model.go.set()
+        await asyncio.gather(*tasks)
+        Ingress.func_or_class.check_health(replica)
+
+    asyncio.run(main())
 
 
 def test_parts_keep_the_stamps_of_their_rows() -> None:
