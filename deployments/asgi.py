@@ -16,7 +16,7 @@ from deployments import lookups, management, outcomes, pages
 from deployments.access import Access, challenges
 from deployments.body import read_body
 from deployments.catalogue import Catalogue, find_for
-from deployments.errors import status_of
+from deployments.errors import UNRECORDED, status_of
 from deployments.identity import NOBODY, identify, named
 from deployments.inline import BEGUN, Begun
 from deployments.lookups import Lookups
@@ -27,7 +27,7 @@ from deployments.protocols.base import Headers, Protocol, Question, Request, Res
 from deployments.refusals import NO_ROOM
 from deployments.scoring import Scoring, within
 from deployments.settings import Limits
-from zaphod.errors import LogFullError, OverloadedError, PredictionError, ZaphodError
+from zaphod.errors import OverloadedError, PredictionError, ZaphodError
 from zaphod.served import Scored, ServedModel, Snapshot
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -189,16 +189,18 @@ class OnlineApp:
         return response
 
     async def _take_body(self, route: Route, scope: Scope, receive: Receive) -> bytes:
-        """Raises: ZaphodError, which has been recorded."""
+        """Raises: ZaphodError, which has been recorded where it may be."""
         try:
             self._access.predict(scope["headers"], route.served.reference.name)
             return await self._read_body(receive)
+        except UNRECORDED:
+            raise
         except ZaphodError as error:
             route.served.snapshot().refuse(error, entities=[NOBODY.entity], ids=NOBODY.id)
             raise
 
     def _decode(self, route: Route, snapshot: Snapshot, request: Request) -> Question:
-        """Raises: ZaphodError, which has been recorded; what gets as far as the model the snapshot records itself."""
+        """As `_take_body`; what gets as far as the model the snapshot records itself."""
         identity = NOBODY
         try:
             self._access.predict(request.headers, route.served.reference.name)
@@ -206,7 +208,7 @@ class OnlineApp:
                 snapshot.check_room()
                 identity = identify(request.headers)
             return named(route.protocol.decode(snapshot, request), identity)
-        except LogFullError:
+        except UNRECORDED:
             raise
         except ZaphodError as error:
             snapshot.refuse(error, entities=[identity.entity], ids=identity.id)

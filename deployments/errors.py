@@ -33,6 +33,9 @@ STATUS: dict[type[errors.ZaphodError], int] = {
     errors.EnvironmentNotReadyError: 503,
 }
 
+# What the prediction log is not told: it has no room, or anybody who reaches the port could fill it.
+UNRECORDED = (errors.LogFullError, errors.UnauthenticatedError)
+
 _PATH = re.compile(r" - at [`']?([^`']+)[`']?$")
 _WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")
 

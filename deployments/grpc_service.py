@@ -11,7 +11,7 @@ import grpc
 
 from deployments.access import Access
 from deployments.catalogue import Catalogue, Wanted, find_for
-from deployments.errors import status_of
+from deployments.errors import UNRECORDED, status_of
 from deployments.identity import NOBODY, identify, named
 from deployments.metrics import Meter
 from deployments.protocols.base import Question
@@ -33,8 +33,8 @@ from deployments.protocols.tensors import (
 from deployments.scoring import Scoring, within
 from deployments.settings import Limits
 from zaphod import __version__
-from zaphod.errors import InvalidInputError, LimitExceededError, LogFullError, ZaphodError
-from zaphod.served import Scored, Snapshot
+from zaphod.errors import InvalidInputError, LimitExceededError, ZaphodError
+from zaphod.served import Scored, ServedModel, Snapshot
 
 _log = logging.getLogger("ray.serve")
 
@@ -135,8 +135,7 @@ class InferenceService:
         began = time.perf_counter()
         scored, status, num_rows = None, 500, 0
         try:
-            self._access.predict(headers, served.reference.name)
-            question, names = self._decode(snapshot, request, context)
+            question, names = self._decode(served, snapshot, request, headers)
             num_rows = question.columns.num_rows
             scored = await within(self._scoring.score(snapshot, question), timeout_s=self._limits.predict_timeout_s)
             frame = request.parameters["content_type"].string_param == "pd" if request.parameters else False
@@ -151,20 +150,23 @@ class InferenceService:
                 scored, stamp=snapshot.stamp, protocol="grpc", status=status, began=began, num_rows=num_rows
             )
 
-    def _decode(self, snapshot: Snapshot, request: Any, context: Context) -> tuple[Question, list[str]]:
-        size = request.ByteSize()
-        if size > self._limits.max_body_bytes:
-            raise LimitExceededError(
-                f"Expected a message of at most {self._limits.max_body_bytes} bytes (max_body_bytes), got more"
-            )
+    def _decode(
+        self, served: ServedModel, snapshot: Snapshot, request: Any, headers: list[tuple[bytes, bytes]]
+    ) -> tuple[Question, list[str]]:
+        """Raises: ZaphodError, which has been recorded where it may be."""
         names = [output.name for output in request.outputs]
         identity = NOBODY
         try:
+            self._access.predict(headers, served.reference.name)
             snapshot.check_room()
-            identity = identify(_headers(context))
+            identity = identify(headers)
+            if request.ByteSize() > self._limits.max_body_bytes:
+                raise LimitExceededError(
+                    f"Expected a message of at most {self._limits.max_body_bytes} bytes (max_body_bytes), got more"
+                )
             check_names(snapshot.schema, names)
             columns = to_columns(snapshot, _tensors(request), max_rows=self._limits.max_rows)
-        except LogFullError:
+        except UNRECORDED:
             raise
         except ZaphodError as error:
             snapshot.refuse(error, entities=[identity.entity], ids=identity.id)

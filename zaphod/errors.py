@@ -37,9 +37,14 @@ from __future__ import annotations
 
 
 class ZaphodError(Exception):
-    """Base of all. `retryable` says whether the same call may succeed later, unchanged."""
+    """Base of all.
+
+    retryable: whether the same call may succeed later, unchanged. refusal: whether the caller is told no, rather than
+    that something failed; HTTP says that below 500.
+    """
 
     retryable = False
+    refusal = False
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -49,9 +54,13 @@ class ZaphodError(Exception):
 class ConfigError(ZaphodError):
     """A setting is unknown, of the wrong type, or contradicts another."""
 
+    refusal = True
+
 
 class InvalidInputError(ZaphodError):
     """The caller's data breaks the model's schema."""
+
+    refusal = True
 
 
 class DecodeError(InvalidInputError):
@@ -73,6 +82,8 @@ class UnsupportedTypeError(InvalidInputError):
 class AccessError(ZaphodError):
     """The caller may not do this."""
 
+    refusal = True
+
 
 class UnauthenticatedError(AccessError):
     """The request has no API key, or one that nobody was given."""
@@ -86,6 +97,7 @@ class SlowRequestError(ZaphodError):
     """The request did not arrive in time."""
 
     retryable = True
+    refusal = True
 
 
 class ModelError(ZaphodError):
@@ -94,6 +106,8 @@ class ModelError(ZaphodError):
 
 class ModelNotFoundError(ModelError):
     """The registry has no such model, version or alias."""
+
+    refusal = True
 
 
 class ModelLoadError(ModelError):
@@ -106,6 +120,8 @@ class PackagingError(ModelError):
 
 class GateError(ModelError):
     """The version has not passed the offline gate, so it may not become champion."""
+
+    refusal = True
 
 
 class PredictionTimeoutError(ModelError):
@@ -122,6 +138,7 @@ class RegistryConflictError(ZaphodError):
     """Another writer came first. Read the registry again, then decide again."""
 
     retryable = True
+    refusal = True
 
 
 class StorageUnavailableError(ZaphodError):
@@ -137,6 +154,8 @@ class QueueError(ZaphodError):
 class FencedError(QueueError):
     """The lease has passed to another owner: nothing of this call was written."""
 
+    refusal = True
+
 
 class QueueUnavailableError(QueueError):
     """The queue cannot be reached or cannot write at the moment."""
@@ -151,11 +170,14 @@ class BatchError(ZaphodError):
 class PredictionNotFoundError(ZaphodError):
     """No published run has a prediction of the entity."""
 
+    refusal = True
+
 
 class OverloadedError(ZaphodError):
     """The queue of waiting work is full."""
 
     retryable = True
+    refusal = True
 
 
 class LogFullError(ZaphodError):

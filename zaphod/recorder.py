@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zaphod.columns import Columns
-from zaphod.errors import InvalidInputError, ZaphodError
+from zaphod.errors import ZaphodError
 from zaphod.monitoring.log import PredictionLog
 from zaphod.monitoring.record import Call, Origin, Status
 from zaphod.predictor import Predictions
@@ -97,7 +97,7 @@ class Recorder:
         )
 
     def refuse(self, error: ZaphodError, *, entities: Names, ids: Ids) -> None:
-        """What was not scored at all: refused for its data, or failed. One record for each id."""
+        """What was not scored at all: refused, for its data or its key, or failed. One record for each id."""
         place = _PLACE.search(error.message)
         self.log.put(
             Call(
@@ -106,7 +106,7 @@ class Recorder:
                 served_s=time.time(),
                 num_rows=1 if isinstance(ids, str) else len(ids),
                 entities=entities if not isinstance(ids, str) else None if entities is None else entities[:1],
-                status=Status.REFUSED if isinstance(error, InvalidInputError) else Status.FAILED,
+                status=Status.REFUSED if error.refusal else Status.FAILED,
                 error=_WORDS.sub("_", type(error).__name__.removesuffix("Error")).lower(),
                 error_field=place.group(1)[:100] if place else None,
             )

@@ -7,9 +7,11 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio.from_thread
+import grpc
 import httpx
 import uvicorn
 
@@ -23,6 +25,7 @@ from deployments.lookups import Lookups
 from deployments.metrics import Meter
 from deployments.outcomes import OutcomeInbox
 from deployments.protocols.every import every_protocol
+from deployments.protocols.messages import message
 from deployments.scaling import Busyness
 from deployments.scoring import Scoring
 from deployments.settings import Limits
@@ -51,10 +54,7 @@ def make_app(
 ) -> OnlineApp:
     """Test models behind every protocol. predictions: output of a batch job. log, outcomes: where they go."""
     limits = limits or Limits()
-    recording = None if log is None else Recording(log, Arm.ONLINE, LogSettings())
-    catalogue = Catalogue(
-        {name: ServedModel.open(registry, f"{name}@champion", recording=recording) for name in models}
-    )
+    catalogue = _catalogue(registry, models, log)
     return OnlineApp(
         catalogue,
         protocols=every_protocol(catalogue, limits=limits),
@@ -69,17 +69,53 @@ def make_app(
     )
 
 
+def _catalogue(registry: Registry, models: Sequence[str], log: PredictionLog | None) -> Catalogue:
+    recording = None if log is None else Recording(log, Arm.ONLINE, LogSettings())
+    return Catalogue({name: ServedModel.open(registry, f"{name}@champion", recording=recording) for name in models})
+
+
 def make_service(
-    registry: Registry, *, keys: Path | None = None, models: Sequence[str] = ("binary", "multiclass", "regressor")
+    registry: Registry,
+    *,
+    keys: Path | None = None,
+    log: PredictionLog | None = None,
+    models: Sequence[str] = ("binary", "multiclass", "regressor"),
 ) -> InferenceService:
     """What answers gRPC, with the same models."""
     return InferenceService(
-        Catalogue({name: ServedModel.open(registry, f"{name}@champion") for name in models}),
+        _catalogue(registry, models, log),
         scoring=Scoring(Batcher(max_rows=1_024)),
         limits=Limits(),
         access=Access(keys),
         meter=Meter(replica="r", busyness=Busyness()),
     )
+
+
+@dataclass
+class Context:
+    """Of a gRPC call: what it was told."""
+
+    key: str | None
+    code: grpc.StatusCode | None = None
+    details: str = ""
+
+    def invocation_metadata(self) -> list[tuple[str, str | bytes]]:
+        return [] if self.key is None else [("x-api-key", self.key)]
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        self.details = details
+
+    def set_trailing_metadata(self, trailing_metadata: list[tuple[str, str]]) -> None: ...
+
+
+def call(service: InferenceService, method: str, key: str | None, **fields: str) -> tuple[grpc.StatusCode | None, str]:
+    """The code and the details of a call's end."""
+    context = Context(key)
+    asyncio.run(service.call(method, message(f"{method}Request")(**fields), context))
+    return context.code, context.details
 
 
 class Client:

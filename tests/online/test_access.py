@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import pytest
 from typer.testing import CliRunner
 
 from deployments.access import Access, Keys
-from deployments.grpc_service import InferenceService
 from deployments.keys import app as keys_app
 from deployments.launcher import predict_examples
-from deployments.protocols.messages import message
 from tests.conftest import wait_for
-from tests.online.inprocess import GOOD, Client, client, listening, make_app, make_service
+from tests.online.inprocess import GOOD, Client, call, client, listening, make_app, make_service
 from zaphod.errors import ConfigError, ForbiddenError, UnauthenticatedError
 from zaphod.registry import Registry
 
@@ -183,33 +178,6 @@ def test_keys_change_without_a_restart(asking: tuple[Client, str], path: Path) -
 
     wait_for(lambda: http.post(ask, BODY, x_api_key=second).status_code == 200, timeout_s=2.5)
     assert http.post(ask, BODY, x_api_key=key).status_code == 401
-
-
-@dataclass
-class Context:
-    """Of a gRPC call: what it was told."""
-
-    key: str | None
-    code: grpc.StatusCode | None = None
-    details: str = ""
-
-    def invocation_metadata(self) -> list[tuple[str, str | bytes]]:
-        return [] if self.key is None else [("x-api-key", self.key)]
-
-    def set_code(self, code: grpc.StatusCode) -> None:
-        self.code = code
-
-    def set_details(self, details: str) -> None:
-        self.details = details
-
-    def set_trailing_metadata(self, trailing_metadata: list[tuple[str, str]]) -> None: ...
-
-
-def call(service: InferenceService, method: str, key: str | None, **fields: str) -> tuple[grpc.StatusCode | None, str]:
-    """The code and the details of a call's end."""
-    context = Context(key)
-    asyncio.run(service.call(method, message(f"{method}Request")(**fields), context))
-    return context.code, context.details
 
 
 def test_a_server_with_keys_is_ready_too(registry: Registry, path: Path) -> None:

@@ -33,6 +33,12 @@ def test_every_leaf_has_a_status(kind: type[ZaphodError]) -> None:
     assert kind in STATUS
 
 
+@pytest.mark.parametrize("kind", leaves())
+def test_what_is_refused_is_no_failure(kind: type[ZaphodError]) -> None:
+    """What the log calls refused is what HTTP answers below 500, in every arm."""
+    assert kind.refusal == (status_of(kind("")) < 500)
+
+
 def test_the_drawn_tree_is_complete() -> None:
     """The tree at the top of errors.py names every class."""
     assert [kind.__name__ for kind in ALL if kind.__name__ not in (errors.__doc__ or "")] == []
