@@ -15,8 +15,8 @@ _EXPORT_INTERVAL_S = 5.0
 class RayExport:
     """Hands what a meter has counted to Ray's exporter, every few seconds.
 
-    Ray's own histogram takes one observation at a time, for microseconds each. Counters with the label `le` are the
-    same series to Prometheus and cost nothing a request.
+    Ray's own histogram takes one observation at a time, for microseconds each. Counters with the label `le` are as good
+    to `histogram_quantile` and cost nothing a request. Ray puts `ray_` before a counter's name and `_total` behind it.
     """
 
     def __init__(self, meter: Meter, *, new_counter: Callable[..., metrics.Counter] = metrics.Counter) -> None:
@@ -26,10 +26,10 @@ class RayExport:
         names = Labels._fields
         self._requests = new_counter("zaphod_requests", "Prediction requests answered.", names)
         self._rows = new_counter("zaphod_rows", "Rows in those requests.", names)
-        self._sums = new_counter("zaphod_request_duration_seconds_sum", "Seconds of those requests.", names)
-        self._buckets = metrics.Counter(
-            "zaphod_request_duration_seconds_bucket", "Requests up to `le` seconds.", (*names, "le")
-        )
+        name = "zaphod_request_duration_seconds"
+        self._sums = new_counter(f"{name}_sum", "Seconds of those requests.", names)
+        self._counts = new_counter(f"{name}_count", "Durations of which these are sum and buckets.", names)
+        self._buckets = new_counter(f"{name}_bucket", "Requests up to `le` seconds.", (*names, "le"))
         self._seen: dict[Labels, Cell] = {}
         self._tallies: dict[str, metrics.Counter] = {}
         self._told: dict[tuple[str, ...], int] = {}
@@ -56,6 +56,7 @@ class RayExport:
             tags = {name: str(value) for name, value in zip(labels._fields, labels, strict=True)}
             self._requests.inc(new.num_requests - old.num_requests, tags)
             _add(self._rows, new.num_rows - old.num_rows, tags)
+            _add(self._counts, new.num_requests - old.num_requests, tags)
             _add(self._sums, new.sum_s - old.sum_s, tags)
             for (bound, total), (_, before) in zip(cumulative(new), cumulative(old), strict=True):
                 _add(self._buckets, total - before, {**tags, "le": bound})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests import models
 from tests.conftest import Server, wait_for
@@ -148,15 +150,22 @@ def test_counts_reach_rays_exporter(server: Server) -> None:
     """What was counted is what Prometheus gets from Ray's exporter, found as Prometheus finds it."""
     httpx.post(f"{server.url}/v1/models/binary:predict", json=GOOD)
     headers = {"authorization": f"Bearer {(Path.home() / '.ray' / 'auth_token').read_text().strip()}"}
+    name = "ray_zaphod_request_duration_seconds"
+    wanted = {"ray_zaphod_requests_total", "ray_zaphod_rows_total", f"{name}_sum_total", f"{name}_count_total"}
 
     def exported() -> bool:
         # The part of the dashboard that knows them has just been started, perhaps.
         found = httpx.get(f"{server.dashboard}/api/prometheus/sd", headers=headers, timeout=30).json()
         targets = [target for group in found for target in group["targets"]]
-        lines = [line for target in targets for line in httpx.get(f"http://{target}/metrics").text.splitlines()]
-        return any(
-            line.startswith("ray_zaphod_requests_total{") and 'model="binary"' in line and 'outcome="ok"' in line
-            for line in lines
-        )
+        samples: Counter[tuple[str, str]] = Counter()
+        for target in targets:
+            for family in text_string_to_metric_families(httpx.get(f"http://{target}/metrics").text):
+                for sample in family.samples:
+                    if (sample.labels.get("model"), sample.labels.get("outcome")) == ("binary", "ok"):
+                        samples[sample.name, sample.labels.get("le", "")] += sample.value  # type: ignore[assignment]
+        if not wanted <= {found for found, _ in samples}:
+            return False
+        buckets = [samples[f"{name}_bucket_total", le] for le in ("30", "+Inf")]
+        return buckets[0] == buckets[1] == samples[f"{name}_count_total", ""] and samples[f"{name}_sum_total", ""] > 0
 
-    wait_for(exported, timeout_s=60, what="a count in Ray's exporter")
+    wait_for(exported, timeout_s=60, what="counts in Ray's exporter")

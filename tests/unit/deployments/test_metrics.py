@@ -126,7 +126,9 @@ def test_what_the_log_and_the_shadow_left_out_is_shown() -> None:
 class Counters:
     """Stands in for Ray's exporter: the sums by name and labels."""
 
-    sums: collections.Counter[tuple[str, ...]] = field(default_factory=collections.Counter)
+    sums: collections.defaultdict[tuple[str, ...], float] = field(
+        default_factory=lambda: collections.defaultdict(float)
+    )
 
     def __call__(self, name: str, _text: str, keys: tuple[str, ...]) -> RayCounter:
         return RayCounter(self, name, keys)
@@ -143,7 +145,7 @@ class RayCounter:
     def inc(self, value: float, tags: dict[str, str]) -> None:
         assert value > 0
         assert set(tags) == set(self.keys)
-        self.counters.sums[self.name, *tags.values()] += int(value)
+        self.counters.sums[self.name, *tags.values()] += value
 
 
 def test_rays_exporter_is_told_what_is_new() -> None:
@@ -162,4 +164,8 @@ def test_rays_exporter_is_told_what_is_new() -> None:
     assert (sums["zaphod_log_rows", "written"], sums["zaphod_log_rows", "dropped"]) == (95, 7)
     assert [sums["zaphod_shadow_rows", "fraud", state] for state in ("scored", "dropped", "lost")] == [75, 21, 13]
     assert sums["zaphod_shadow_deaths", "fraud"] == 2
-    assert sums["zaphod_rows", *map(str, LABELS)] == 2
+    labels = list(map(str, LABELS))
+    assert sums["zaphod_rows", *labels] == 2
+    name = "zaphod_request_duration_seconds"
+    assert [sums[f"{name}_bucket", *labels, le] for le in ("0.05", "0.1", "0.5", "+Inf")] == [0, 1, 1, 1]
+    assert (sums[f"{name}_count", *labels], sums[f"{name}_sum", *labels]) == (1, pytest.approx(0.1))
