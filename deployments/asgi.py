@@ -105,7 +105,8 @@ class OnlineApp:
         root = scope.get("root_path", "")
         if root not in self._mounted:
             self._mount(root)
-        path, method = scope["path"].removeprefix(root), scope["method"]
+        # `/fraud` of an application below `/fraud` is its start page, as `/fraud/` is.
+        path, method = scope["path"].removeprefix(root) or "/", scope["method"]
         try:
             route = self._routes.get(path) or self._match(path, scope["headers"])
             if isinstance(route, Response):

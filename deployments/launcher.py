@@ -7,6 +7,7 @@ import hashlib
 import http
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -268,8 +269,9 @@ class Launcher:
         return examples
 
     def _greet(self, examples: Mapping[str, str | None]) -> None:
-        url = self._endpoint.url
-        self._console.print(f"\ndocs         {url}/docs\nRay          http://127.0.0.1:{self._launch.dashboard_port}")
+        docs = [f"{self._endpoint.url}{each.prefix}/docs" for each in self._endpoint.applications]
+        self._console.print("\ndocs         " + "\n             ".join(docs))
+        self._console.print(f"Ray          http://127.0.0.1:{self._launch.dashboard_port}")
         self._console.print("try it:\n")
         self._console.print(self._suggestion(examples) + "\n", soft_wrap=True, markup=False, highlight=False)
         self._console.print("Ctrl-C stops the server.")
@@ -281,7 +283,7 @@ class Launcher:
         key = f' -H "authorization: Bearer ${KEY_VARIABLE}"' if self._key or body is None else ""
         if body is None:
             return f"curl -s {address}{key}"
-        return f"curl -s {address}:predict{key} -H 'content-type: application/json' -d '{body}'"
+        return f"curl -s {address}:predict{key} -H 'content-type: application/json' -d {shlex.quote(body)}"
 
     def _last_log_line(self) -> str:
         return _last_line(self._launch.log_path.read_text(errors="replace"))

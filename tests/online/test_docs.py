@@ -75,7 +75,7 @@ def test_the_home_page_says_what_is_served(local: Client) -> None:
 
 
 def test_everything_leads_below_the_prefix(registry: Registry) -> None:
-    """Behind a route prefix the document says where its paths begin, and the pages' links begin there too."""
+    """Behind a route prefix, with or without a slash, are the pages; their links and the document's begin there too."""
     transport = httpx.ASGITransport(make_app(registry), root_path="/fraud")
 
     async def get(path: str) -> httpx.Response:
@@ -83,7 +83,8 @@ def test_everything_leads_below_the_prefix(registry: Registry) -> None:
             return await http.get(f"/fraud{path}")
 
     assert asyncio.run(get("/openapi.json")).json()["servers"] == [{"url": "/fraud"}]
-    for path in ("/", "/docs"):
+    assert asyncio.run(get("")).text == asyncio.run(get("/")).text
+    for path in ("", "/", "/docs"):
         links = re.findall(r"""href=["']?(/[^"' >]*)""", asyncio.run(get(path)).text)
         assert links
         assert all(link.startswith("/fraud/") for link in links)
