@@ -288,16 +288,19 @@ class OnlineApp:
 
     def _page(self, path: str, catalogue: Catalogue, headers: Headers, *, root: str) -> Response | None:
         snapshots, needs_key = catalogue.snapshots(), self._access.required
+        first = next(iter(self._catalogue.models))
+        shown = pages.Shown(
+            snapshots=snapshots, first=first if first in snapshots else None, needs_key=needs_key,
+            looks_up=self._lookups.ready, root=root,
+        )  # fmt: skip
         match path:
             case "/":
                 home = pages.home(snapshots, slow_start=self._slow_start, root=root)
                 return Response(200, home, _HTML, pages.HTML_HEADERS)
             case pages.DOCS_PATH:
-                docs = pages.docs(snapshots, needs_key=needs_key, root=root)
-                return Response(200, docs, _HTML, pages.HTML_HEADERS)
+                return Response(200, pages.docs(shown), _HTML, pages.HTML_HEADERS)
             case "/openapi.json":
-                document = pages.openapi(snapshots, needs_key=needs_key, looks_up=self._lookups.ready, root=root)
-                return Response(200, self._encoder.encode(document))
+                return Response(200, self._encoder.encode(pages.openapi(shown)))
             case "/metrics":
                 self._access.all_models(headers)
                 return Response(200, self._meter.text(), CONTENT_TYPE)

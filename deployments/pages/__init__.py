@@ -10,5 +10,6 @@ from deployments.pages.docs import DOCS_PATH, docs
 from deployments.pages.frame import HTML_HEADERS
 from deployments.pages.home import home
 from deployments.pages.openapi import openapi
+from deployments.pages.shown import Shown
 
-__all__ = ["DOCS_PATH", "HTML_HEADERS", "describe", "docs", "home", "openapi"]
+__all__ = ["DOCS_PATH", "HTML_HEADERS", "Shown", "describe", "docs", "home", "openapi"]

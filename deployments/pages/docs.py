@@ -8,23 +8,26 @@ from typing import Final
 
 from deployments.pages.examples import Example, curl, examples
 from deployments.pages.frame import page
+from deployments.pages.openapi import server_paths
+from deployments.pages.shown import Shown
 from zaphod.schema import Field, OutOfDomain, Schema
 from zaphod.served import Snapshot
 
 DOCS_PATH: Final = "/docs"
 
 
-def docs(snapshots: Mapping[str, Snapshot], *, needs_key: bool, root: str) -> bytes:
-    """needs_key: the examples send one. root: the application's prefix."""
-    contents = "".join(f"<a href='#{html.escape(name)}'>{html.escape(name)}</a>" for name in snapshots)
+def docs(shown: Shown) -> bytes:
+    """The page."""
+    contents = "".join(f"<a href='#{html.escape(name)}'>{html.escape(name)}</a>" for name in shown.snapshots)
     models = "".join(
-        _model(number, reference, snapshot, needs_key=needs_key)
-        for number, (reference, snapshot) in enumerate(snapshots.items())
+        _model(number, reference, snapshot, needs_key=shown.needs_key)
+        for number, (reference, snapshot) in enumerate(shown.snapshots.items())
     )
+    routes = _routes(server_paths(shown))
     key = (
         "<p class=note>This server wants an API key: <code>Authorization: Bearer &lt;key&gt;</code> or "
         "<code>x-api-key</code>. The examples read it from <code>$ZAPHOD_KEY</code>.</p>"
-        if needs_key
+        if shown.needs_key
         else ""
     )
     return page(
@@ -32,9 +35,9 @@ def docs(snapshots: Mapping[str, Snapshot], *, needs_key: bool, root: str) -> by
         "<h1>Docs</h1><p class=lead>One decode behind all protocols: the same rows get the same answer in each. A "
         "path takes <code>name</code>, <code>name@alias</code> or <code>name@version</code>; every answer says which "
         "model, version and variant gave it, in its body and in <code>x-zaphod-*</code> headers.</p>"
-        f"{key}<nav class=contents>{contents}</nav>{models}",
+        f"{key}<nav class=contents>{contents}<a href='#server'>the server</a></nav>{models}{routes}",
         here=DOCS_PATH,
-        root=root,
+        root=shown.root,
         script="docs.js",
     )
 
@@ -57,6 +60,20 @@ def _model(number: int, reference: str, snapshot: Snapshot, *, needs_key: bool) 
         f"<p class=sub>{html.escape(snapshot.bundle.manifest.description)}</p>"
         f"<div class=tabs role=tablist aria-label='protocols of {name}'>{tabs}</div>"
         f"{panels}{_fields(snapshot.schema)}</section>"
+    )
+
+
+def _routes(paths: Mapping[str, Mapping[str, object]]) -> str:
+    rows = "".join(
+        f"<tr><td><b>{method.upper()}</b> <code>{html.escape(path)}</code><td class=sub>"
+        f"{html.escape(operation['summary'])}</tr>"
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+        if isinstance(operation, dict)
+    )
+    return (
+        "<section class=model id='server'><h2>The server</h2><div class=wide><table><thead><tr><th>route<th></thead>"
+        f"<tbody>{rows}</tbody></table></div></section>"
     )
 
 

@@ -1,8 +1,8 @@
-"""The OpenAPI document: every route of every protocol, typed by each model's schema."""
+"""The OpenAPI document: every route but the pages, typed by each model's schema."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from deployments.pages.examples import (
@@ -13,6 +13,7 @@ from deployments.pages.examples import (
     plain_path,
     tensor_body,
 )
+from deployments.pages.shown import Shown
 from deployments.protocols.tensors import OF_FIELD
 from zaphod import __version__
 from zaphod.lookup import MAX_ID_CHARS
@@ -20,6 +21,8 @@ from zaphod.schema import MAX_EXACT_INT, DType, Field, OutOfDomain, Schema, Task
 from zaphod.served import Snapshot
 
 Document: TypeAlias = dict[str, object]
+# What stands at each path, by method.
+_Paths: TypeAlias = dict[str, Document]
 
 _ARROW = "application/vnd.apache.arrow.stream"
 _STRING: Document = {"type": "string"}
@@ -37,24 +40,24 @@ _STAMP: Document = {
 _STAMPED = ["model", "version", "variant"]
 
 
-def openapi(snapshots: Mapping[str, Snapshot], *, needs_key: bool, looks_up: bool, root: str) -> Document:
-    """An OpenAPI 3.1 document. looks_up: published predictions may be asked for. root: the application's prefix."""
-    paths: Document = dict(_SERVER_PATHS)
-    if looks_up:
-        paths |= _PREDICTION_PATH
-    for reference, snapshot in snapshots.items():
-        paths |= _plain(reference, snapshot) | _open_inference(reference, snapshot) | _mlflow(reference, snapshot)
+def openapi(shown: Shown) -> Document:
+    """An OpenAPI 3.1 document."""
+    paths = server_paths(shown)
+    for reference, snapshot in shown.snapshots.items():
+        for made in (_plain, _open_inference, _mlflow):
+            paths |= made(reference, snapshot)
     document: Document = {
         "openapi": "3.1.0",
         "info": {
             "title": "Zaphod",
             "version": __version__,
-            "description": "The same rows get the same answer in every protocol.",
+            "description": "The same rows get the same answer in every protocol. Where a path names a model, it takes "
+            "`name@alias` and `name@version` too.",
         },
-        "servers": [{"url": root or "/"}],
+        "servers": [{"url": shown.root or "/"}],
         "paths": paths,
     }
-    if needs_key:
+    if shown.needs_key:
         document["components"] = {
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -65,7 +68,16 @@ def openapi(snapshots: Mapping[str, Snapshot], *, needs_key: bool, looks_up: boo
     return document
 
 
-def _plain(reference: str, snapshot: Snapshot) -> Document:
+def server_paths(shown: Shown) -> _Paths:
+    """What is asked of the server rather than of a model by its name."""
+    paths = dict(_SERVER_PATHS)
+    if shown.first is not None:
+        summary = f"Score with the first model ({shown.first}), as MLflow does"
+        paths["/invocations"] = {"post": _invoke("invoke", summary, shown.snapshots[shown.first])}
+    return paths | _PREDICTION_PATH if shown.looks_up else paths
+
+
+def _plain(reference: str, snapshot: Snapshot) -> _Paths:
     row = _row(snapshot.schema)
     many = _object({"rows": {"type": "array", "minItems": 1, "items": row}}, required=["rows"], closed=True)
     answer = _object(
@@ -98,7 +110,7 @@ def _plain(reference: str, snapshot: Snapshot) -> Document:
     }
 
 
-def _open_inference(reference: str, snapshot: Snapshot) -> Document:
+def _open_inference(reference: str, snapshot: Snapshot) -> _Paths:
     path = infer_path(reference)
     model = path.removesuffix("/infer")
     names = [field.name for field in snapshot.schema.fields]
@@ -171,7 +183,12 @@ def _open_inference(reference: str, snapshot: Snapshot) -> Document:
     }
 
 
-def _mlflow(reference: str, snapshot: Snapshot) -> Document:
+def _mlflow(reference: str, snapshot: Snapshot) -> _Paths:
+    summary = f"Score with {reference}, as MLflow does"
+    return {mlflow_path(reference): {"post": _invoke(f"invoke_{reference}", summary, snapshot)}}
+
+
+def _invoke(operation: str, summary: str, snapshot: Snapshot) -> Document:
     schema = snapshot.schema
     row = _row(schema) | {"additionalProperties": {"type": ["string", "number", "boolean", "null"]}}
     forms: list[Document] = [
@@ -199,22 +216,18 @@ def _mlflow(reference: str, snapshot: Snapshot) -> Document:
         ),
     ]
     answer = _object({**_STAMP, "predictions": {"type": "array"}}, required=[*_STAMPED, "predictions"])
-    return {
-        mlflow_path(reference): {
-            "post": _operation(
-                f"invoke_{reference}",
-                f"Score with {reference}, as MLflow does",
-                tag="mlflow",
-                request={
-                    "application/json": {"schema": {"anyOf": forms}, "example": mlflow_body(snapshot)},
-                    "text/csv": {"schema": _STRING},
-                    "application/vnd.apache.parquet": {"schema": _BINARY},
-                },
-                answer=_json(answer),
-                error=_MLFLOW_ERROR,
-            )
-        }
-    }
+    return _operation(
+        operation,
+        summary,
+        tag="mlflow",
+        request={
+            "application/json": {"schema": {"anyOf": forms}, "example": mlflow_body(snapshot)},
+            "text/csv": {"schema": _STRING},
+            "application/vnd.apache.parquet": {"schema": _BINARY},
+        },
+        answer=_json(answer),
+        error=_MLFLOW_ERROR,
+    )
 
 
 def _operation(
@@ -226,6 +239,7 @@ def _operation(
     error: Document,
     request: Document | None = None,
     codes: Sequence[str] = ("401", "403", "404"),
+    status: str = "200",
 ) -> Document:
     if request is not None:
         codes = ("400", "401", "403", "404", "408", "413", "415", "422", "429", "503", "504")
@@ -235,7 +249,11 @@ def _operation(
         "summary": summary,
         "tags": [tag],
         "responses": {
-            "200": {"description": "the answer", "content": answer, "headers": _STAMP_HEADERS if request else {}},
+            status: {
+                "description": "the answer",
+                "content": answer,
+                "headers": _STAMP_HEADERS if request and status == "200" else {},
+            },
             **dict.fromkeys(codes, refused),
         },
     }
@@ -317,17 +335,94 @@ _MLFLOW_ERROR = _object({"error_code": _STRING, "message": _STRING}, required=["
 _STAMP_HEADERS: Document = {
     f"x-zaphod-{name}": {"schema": _STRING, "description": f"the {name} that answered"} for name in _STAMPED
 }
-_SERVER_PATHS: Document = {
-    path: {"get": _operation(operation, summary, tag="server", answer=_json({"type": "object"}), error=_PLAIN_ERROR)}
-    for path, operation, summary in (
-        ("/health", "health", "Whether the server works"),
-        ("/v1/models", "models", "What is served"),
-        ("/v2", "server_metadata", "Name, version and extensions"),
-        ("/v2/health/live", "live", "Whether the server lives"),
-        ("/v2/health/ready", "ready", "Whether all models are ready"),
+_TEXT: Document = {"text/plain": {"schema": _STRING}}
+_OUTCOMES = _object(
+    {
+        "outcomes": {
+            "type": "array",
+            "minItems": 1,
+            "items": _object(
+                {
+                    "prediction_id": {"type": "string", "minLength": 1},
+                    "value": {"type": ["number", "boolean", "string"]},
+                    "field": _STRING,
+                    "time": {"type": ["string", "null"], "format": "date-time"},
+                },
+                required=["prediction_id", "value"],
+                closed=True,
+            ),
+        }
+    },
+    required=["outcomes"],
+    closed=True,
+)
+_MODEL_PARAMETER: Document = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "description": "a served model, as `name` or `name@alias`",
+    "schema": {"type": "string", "pattern": "^[^/@]{1,100}(@[^/@]{1,100})?$"},
+}
+_INDEX: Document = {
+    "type": "array",
+    "items": _object({"name": _STRING, "version": _STRING, "state": _STRING}, required=["name", "version", "state"]),
+}
+# A line break.
+_NOTHING: Document = {"application/json": {}}
+_QUESTIONS: _Paths = {
+    path: {"get": _operation(operation, summary, tag="server", answer=answer, error=_PLAIN_ERROR)}
+    for path, operation, summary, answer in (
+        ("/health", "health", "Whether the server works", _json({"type": "object"})),
+        ("/ready", "server_ready", "The same", _json({"type": "object"})),
+        ("/ping", "ping", "The same, as MLflow asks", _NOTHING),
+        ("/version", "version", "Zaphod's version, as MLflow asks", _TEXT),
+        ("/metrics", "metrics", "This replica's counts and durations, for Prometheus", _TEXT),
+        ("/v1/models", "models", "What is served", _json({"type": "object"})),
+        ("/v2", "server_metadata", "Name, version and extensions", _json({"type": "object"})),
+        ("/v2/health/live", "live", "Whether the server lives", _json({"type": "object"})),
+        ("/v2/health/ready", "ready", "Whether all models are ready", _json({"type": "object"})),
     )
 }
-_PREDICTION_PATH: Document = {
+_SERVER_PATHS: _Paths = {
+    **_QUESTIONS,
+    "/v1/outcomes": {
+        "post": _operation(
+            "outcomes",
+            "What came of predictions",
+            tag="server",
+            request={
+                "application/json": {
+                    "schema": _OUTCOMES,
+                    "example": {"outcomes": [{"prediction_id": "01a20f29b9e76b5b4fbc306e00000001", "value": 1}]},
+                }
+            },
+            answer=_json(_object({"accepted": _INTEGER}, required=["accepted"])),
+            error=_PLAIN_ERROR,
+            status="202",
+        )
+    },
+    "/v2/repository/index": {
+        "post": _operation(
+            "repository_index",
+            "What is served, for keys that manage",
+            tag="management",
+            answer=_json(_INDEX),
+            error=_PLAIN_ERROR,
+        )
+    },
+    "/v2/repository/models/{name}/load": {
+        "parameters": [_MODEL_PARAMETER],
+        "post": _operation(
+            "repository_load",
+            "Looks at the registry now, for keys that manage",
+            tag="management",
+            answer=_json({"type": "object"}),
+            error=_PLAIN_ERROR,
+            codes=("401", "403", "404", "500", "503"),
+        ),
+    },
+}
+_PREDICTION_PATH: _Paths = {
     "/v1/predictions/{id}": {
         "parameters": [
             {

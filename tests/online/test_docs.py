@@ -26,10 +26,19 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.conftest import Server
 from tests.online.inprocess import Client, client, make_app
+from tests.online.test_access import add
+from zaphod.monitoring.outcomes import open_outcomes
+from zaphod.monitoring.settings import LogSettings
 from zaphod.registry import Registry
 
 NUM_CASES = int(os.environ.get("ZAPHOD_FUZZ", "300")) // 30
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+MODELS = ("binary", "multiclass", "regressor")
+SERVER_PATHS = {
+    "/health", "/ready", "/ping", "/version", "/metrics", "/invocations", "/v1/models", "/v1/outcomes",
+    "/v1/predictions/{id}", "/v2", "/v2/health/live", "/v2/health/ready", "/v2/repository/index",
+    "/v2/repository/models/{name}/load",
+}  # fmt: skip
 _PASTE = re.compile(r"<pre class=paste data-kind=(\w+)>(.*?)</pre>", re.DOTALL)
 
 
@@ -90,11 +99,29 @@ def test_everything_leads_below_the_prefix(registry: Registry) -> None:
         assert all(link.startswith("/fraud/") for link in links)
 
 
+def test_the_docs_name_the_servers_routes_too(local: Client, registry: Registry, tmp_path: Path) -> None:
+    """Those that are no model's stand in a table; of the first model only who may know it is told."""
+    keys = tmp_path / "keys.json"
+    key = add(keys, "narrow", "--model", "regressor")
+    page = local.get("/docs").text
+
+    assert all(f"<code>{path}</code>" in page for path in SERVER_PATHS - {"/v1/predictions/{id}"})
+    with client(make_app(registry, keys=keys)) as closed:
+        for path in ("/docs", "/openapi.json"):
+            told = closed.get(path, authorization=f"Bearer {key}").text
+            assert "/v1/outcomes" in told
+            assert "binary" not in told
+
+
 def test_openapi_tells_the_truth(registry: Registry, tmp_path: Path) -> None:
     """Answers have the status, type and form that the document promises, and rows that it allows are accepted."""
-    schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(registry, predictions=str(tmp_path)))
+    outcomes = open_outcomes(LogSettings(uri=str(tmp_path / "log")))
+    assert outcomes is not None
+    app = make_app(registry, predictions=str(tmp_path / "predictions"), outcomes=outcomes)
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app)
     operations = [found.ok() for found in schema.get_all_operations()]
-    assert len(operations) == 6 + 3 * 6
+    assert {each.path for each in operations if not any(name in each.path for name in MODELS)} == SERVER_PATHS
+    assert len(operations) == len(SERVER_PATHS) + len(MODELS) * 6
 
     for operation in operations:
 
@@ -105,3 +132,4 @@ def test_openapi_tells_the_truth(registry: Registry, tmp_path: Path) -> None:
             case.call_and_validate(checks=[*CHECKS, positive_data_acceptance] if rows else CHECKS)
 
         probe()
+    outcomes.close()
