@@ -54,20 +54,16 @@ def of_arms(
     levels = [_level(kind, arm) for arm in arms]
     weights = [_weights(kind, arm, level) for arm, level in zip(arms, levels, strict=True)]
     bessel = [_bessel(kind, arm) for arm in arms]
-    variances = [arm.variance_of_mean(weights[i]) * bessel[i] for i, arm in enumerate(arms)]
-    if kind != "proportion":
-        variances = _floored(arms, variances)
+    variances = _variances(kind, arms, weights, bessel)
     effect = levels[1] - levels[0]
     variance = variances[0] + variances[1]
     kept = np.ones(len(positions))
     if slope is not None:
         adjusted = np.stack([np.ones_like(slope), -slope], axis=1)
         effect = effect - slope * (arms[1].mean[:, 1] - arms[0].mean[:, 1])
-        reduced = np.stack(
-            [arm.variance_of_mean(adjusted) * factor for arm, factor in zip(arms, bessel, strict=True)]
-        ).sum(axis=0)
+        variances = _variances(kind, arms, [adjusted, adjusted], bessel)
+        reduced = variances[0] + variances[1]
         kept = reduced / np.where(variance > 0, variance, 1.0)
-        variances = [one * kept for one in variances]
         variance = reduced
     scale = np.where(levels[0] == 0, np.nan, levels[0])
     relative_variance = (variances[1] + variances[0] * (1 + effect / scale) ** 2) / scale**2
@@ -156,6 +152,12 @@ def _weights(kind: Kind, arm: Moments, level: Floats) -> Floats:
 def _bessel(kind: Kind, arm: Moments) -> Floats:
     """A proportion's variance is p (1 - p), which divides by n."""
     return (arm.n - 1) / np.maximum(arm.n, 1.0) if kind == "proportion" else np.ones_like(arm.n)
+
+
+def _variances(kind: Kind, arms: list[Moments], weights: list[Floats], bessel: list[Floats]) -> list[Floats]:
+    """Of each arm's level, or of what a covariate leaves of it: weights of the means."""
+    variances = [arm.variance_of_mean(one) * factor for arm, one, factor in zip(arms, weights, bessel, strict=True)]
+    return variances if kind == "proportion" else _floored(arms, variances)
 
 
 def _floored(arms: list[Moments], variances: list[Floats]) -> list[Floats]:

@@ -23,8 +23,9 @@ _NAIVE_Z = 1.959963984540054
 class World:
     """What entities do. champion, challenger: probability of a success for a proportion and a ratio, mean for a mean.
 
-    A mean's values are log-normal with `sigma`, as sales are. events: predictions of an entity, on average; icc: how
-    alike they are, 0 to 1. correlation: of a covariate with a mean's logarithm. share: the challenger's.
+    A mean's values are log-normal with `sigma`, as sales are; buyers: the share that is not 0.
+    events: predictions of an entity, on average; icc: how alike they are, 0 to 1. correlation: of a covariate with a
+    mean's logarithm, None without one. share: the challenger's.
     """
 
     name: str
@@ -34,6 +35,7 @@ class World:
     entities: int = 10_000
     share: float = 0.5
     sigma: float = 1.0
+    buyers: float = 1.0
     events: int = 1
     icc: float = 0.0
     correlation: float | None = None
@@ -52,7 +54,9 @@ class World:
             mixed = self.correlation or 0.0
             noise = mixed * covariate + math.sqrt(1 - mixed**2) * rng.standard_normal(self.entities)
             total = level * np.exp(self.sigma * noise - self.sigma**2 / 2)
-            return Sums(total=total, count=count, covariate=covariate if mixed else None), challenger
+            if self.buyers < 1:
+                total *= (rng.random(self.entities) < self.buyers) / self.buyers
+            return Sums(total=total, count=count, covariate=None if self.correlation is None else covariate), challenger
         if self.events == 1:
             return Sums(total=(rng.random(self.entities) < level).astype(np.float64), count=count), challenger
         count += rng.poisson(self.events - 1, self.entities)

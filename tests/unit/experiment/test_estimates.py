@@ -144,6 +144,16 @@ def test_a_small_arm_is_not_believed_to_be_calm() -> None:
     assert one.se[0] > 0.9 * math.sqrt(many.var(ddof=1) / 500)
 
 
+def test_a_covariate_that_explains_nothing_changes_nothing_of_a_small_arm() -> None:
+    """Its standard error, absolute and relative, is that without a covariate."""
+    rng = np.random.default_rng(6)
+    sums, which = arms(np.exp(1.5 * rng.standard_normal(9_500)), np.ones(500) + rng.random(500) / 100)
+    unrelated = Sums(sums.total, sums.count, rng.standard_normal(10_000))
+    plain, one = (of_arms("mean", each, which, np.array([10_000]), fewest=100) for each in (sums, unrelated))
+    assert one.se[0] == pytest.approx(plain.se[0], rel=0.01)
+    assert one.relative_se[0] == pytest.approx(plain.relative_se[0], rel=0.01)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(3, 60), st.sampled_from([0.0, 1e6]))
 def test_moments_of_prefixes_are_numpys(seed: int, n: int, offset: float) -> None:

@@ -28,6 +28,16 @@ def rates(world: World) -> Rates:
         World("sales, 5 % share", kind="mean", champion=1.0, challenger=1.0, sigma=1.5, share=0.05, entities=4_000),
         World("several predictions an entity", kind="ratio", events=5, icc=0.2, entities=3_000),
         World("with a covariate", kind="mean", champion=1.0, challenger=1.0, correlation=0.7, entities=4_000),
+        World(
+            "few buyers, a covariate, 5 % share",
+            kind="mean",
+            champion=1.0,
+            challenger=1.0,
+            buyers=0.05,
+            correlation=0.0,
+            share=0.05,
+            entities=4_000,
+        ),
     ],
     ids=lambda world: world.name,
 )
