@@ -27,9 +27,8 @@ import psutil
 
 from zaphod.errors import LogFullError
 from zaphod.monitoring.log import PredictionLog
-from zaphod.monitoring.policy import KEY_VARIABLE
 from zaphod.monitoring.record import Call, Origin, Single, Status
-from zaphod.monitoring.settings import LogSettings
+from zaphod.monitoring.settings import KEY_VARIABLE, LogSettings
 from zaphod.portion import Portion, calls_of
 from zaphod.settings import Settings
 

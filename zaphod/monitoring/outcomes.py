@@ -27,6 +27,7 @@ FIELD = "outcome"
 
 _TIME = pa.timestamp("us", tz="UTC")
 _IMPORT_ROWS = 1_000_000
+_TEXTS = (pa.types.is_string, pa.types.is_large_string)
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -110,9 +111,9 @@ def open_outcomes(settings: LogSettings, *, waits: bool = True) -> OutcomeLog | 
 def import_outcomes(
     uri: str, path: Path, *, id_column: str, value_column: str, field: str = FIELD, time_column: str | None = None
 ) -> int:
-    """Adds a Parquet file or folder of outcomes to the log at `uri`; returns how many. Null values are left out.
+    """Adds a Parquet file or folder of outcomes to the log at `uri`; returns how many. Nulls and NaN are left out.
 
-    Raises: SchemaMismatchError, ConfigError.
+    All is checked before the first is added. Raises: SchemaMismatchError, InvalidInputError, ConfigError.
     """
     import pyarrow.dataset as ds  # loads pandas, and a server that takes outcomes needs neither
 
@@ -120,16 +121,21 @@ def import_outcomes(
         dataset = ds.dataset(path, format="parquet")
     except (OSError, pa.ArrowInvalid) as error:
         raise ConfigError(f"Cannot read the outcomes {path}: {error}. Give a Parquet file or a folder.") from error
+    _check_types(dataset.schema, id_column=id_column, value_column=value_column, time_column=time_column)
     columns = [id_column, value_column, *([time_column] if time_column else [])]
-    missing = [name for name in columns if name not in dataset.schema.names]
-    if missing:
-        raise SchemaMismatchError(f"Expected a column `{missing[0]}` in the outcomes, got none")
+    try:
+        for batch in dataset.to_batches(columns=columns, batch_size=_IMPORT_ROWS):
+            _check_finite(batch.column(1), value_column)
+    except pa.ArrowException as error:
+        raise SchemaMismatchError(f"Expected files of the same columns in {path}, got others: {error}") from error
     storage, now = open_storage(uri), time.time()
     total = 0
     name = f"import-{time.time_ns():020d}"
     for number, batch in enumerate(dataset.to_batches(columns=columns, batch_size=_IMPORT_ROWS)):
         table = pa.Table.from_batches([batch])
-        table = table.filter(pc.and_(table[id_column].is_valid(), table[value_column].is_valid()))
+        table = table.filter(
+            pc.and_(table[id_column].is_valid(), pc.invert(table[value_column].is_null(nan_is_null=True)))
+        )
         if table.num_rows:
             moments = None if time_column is None else table[time_column]
             made = _imported(table[id_column], table[value_column], moments, field=field, now=now)
@@ -138,9 +144,43 @@ def import_outcomes(
     return total
 
 
+def _check_types(schema: pa.Schema, *, id_column: str, value_column: str, time_column: str | None) -> None:
+    """Raises: SchemaMismatchError."""
+    checks: list[tuple[str, str, tuple[Callable[[pa.DataType], bool], ...]]] = [
+        (id_column, "ids of text or whole numbers", (pa.types.is_integer, *_TEXTS)),
+        (
+            value_column,
+            "numbers, booleans or text",
+            (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, *_TEXTS),
+        ),
+    ]
+    if time_column is not None:
+        checks.append((time_column, "timestamps with their zone", (_has_zone,)))
+    for name, wanted, fits in checks:
+        if name not in schema.names:
+            raise SchemaMismatchError(f"Expected a column `{name}` in the outcomes, got none")
+        kind = schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not any(fit(kind) for fit in fits):
+            raise SchemaMismatchError(f"Expected {wanted}, got `{kind}` - at column `{name}`")
+
+
+def _has_zone(kind: pa.DataType) -> bool:
+    return pa.types.is_timestamp(kind) and kind.tz is not None
+
+
+def _check_finite(values: pa.Array, name: str) -> None:
+    """Raises: InvalidInputError."""
+    if pa.types.is_floating(values.type) and pc.any(pc.is_inf(values)).as_py():
+        raise InvalidInputError(f"Expected finite numbers, got infinity - at column `{name}`")
+
+
 def _imported(
     ids: pa.ChunkedArray, values: pa.ChunkedArray, moments: pa.ChunkedArray | None, *, field: str, now: float
 ) -> pa.Table:
+    ids, values = (
+        each.cast(each.type.value_type) if pa.types.is_dictionary(each.type) else each for each in (ids, values)
+    )
     numeric = not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type))
     numbers = values.cast(pa.float64()) if numeric else pa.nulls(len(values), pa.float64())
     received = pa.repeat(pa.scalar(int(now * 1e6), pa.int64()), len(ids)).cast(_TIME)

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from zaphod.errors import ConfigError
+from zaphod.monitoring.settings import KEY_VARIABLE
 from zaphod.schema import Field, LogPolicy
 from zaphod.storage import Storage
 
 KEY_FILE = "key"
-KEY_VARIABLE = "ZAPHOD_LOG_KEY"
 _HASH_BYTES = 16
 _MAX_KEPT = 50_000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal, Self
 
@@ -9,6 +10,8 @@ import pydantic
 
 from zaphod.schema import LogPolicy
 from zaphod.settings import Settings
+
+KEY_VARIABLE = "ZAPHOD_LOG_KEY"
 
 
 class LogSettings(Settings):
@@ -28,7 +31,8 @@ class LogSettings(Settings):
     folder: whoever reads the log can then test guesses. Every writer of a log needs the same. Never shown."""
 
     flush_s: pydantic.PositiveFloat = 2.0
-    """What is logged is in its file this soon. A crash loses no more than this, a close loses nothing."""
+    """What is logged is in its file this soon. A crash loses no more than this, a close nothing unless the
+    storage is away."""
 
     segment_rows: pydantic.PositiveInt = 100_000
     """A file is written earlier when this many rows wait for it."""
@@ -44,7 +48,10 @@ class LogSettings(Settings):
     wait, but for those over HTTP and gRPC, which are refused with 503."""
 
     def below(self, home: Path) -> Self:
-        """A relative uri starts at this folder."""
-        if self.uri is None or "://" in self.uri:
-            return self
-        return self.model_copy(update={"uri": str(home / self.uri)})
+        """For other processes: a relative uri starts at this folder, and the key of this environment goes along."""
+        changed: dict[str, object] = {}
+        if self.uri is not None and "://" not in self.uri:
+            changed["uri"] = str(home / self.uri)
+        if self.hash_key is None and KEY_VARIABLE in os.environ:
+            changed["hash_key"] = pydantic.SecretStr(os.environ[KEY_VARIABLE])
+        return self.model_copy(update=changed)

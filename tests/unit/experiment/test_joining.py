@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from zaphod.columns import Columns
+from zaphod.errors import InvalidInputError, SchemaMismatchError
 from zaphod.experiment.joining import Joined
 from zaphod.experiment.plan import GuardrailPlan, MetricPlan, Plan
 from zaphod.experiment.samples import Entities, Pairs, PhaseData
@@ -450,6 +451,37 @@ def test_a_table_of_outcomes_is_the_same_as_messages(settings: LogSettings, tmp_
     expected = by_entity(predictions, NOW)
     order = sorted(expected, key=lambda e: (expected[e][0].served, e))
     assert observed.sums[0].total.tolist() == [sum(in_time(p, "outcome") or 0 for p in expected[e]) for e in order]
+
+
+@pytest.mark.parametrize(
+    ("columns", "error", "message"),
+    [
+        ({"outcome": [1.0, float("inf")]}, InvalidInputError, "finite numbers, got infinity - at column `outcome`"),
+        ({"at": [1_760_000_000, 1_760_000_001]}, SchemaMismatchError, "with their zone, got `int64` - at column `at`"),
+        ({"at": pd.to_datetime([1, 2], unit="s")}, SchemaMismatchError, "with their zone"),
+        ({"outcome": [[1.0], [2.0]]}, SchemaMismatchError, "Expected numbers, booleans or text"),
+        ({"prediction_id": [1.5, 2.5]}, SchemaMismatchError, "Expected ids of text or whole numbers, got `double`"),
+    ],
+)  # fmt: skip
+def test_a_table_that_cannot_be_outcomes_adds_none(
+    settings: LogSettings, tmp_path: Path, columns: dict[str, object], error: type[Exception], message: str
+) -> None:
+    """Not even of its files that could be."""
+    good = {
+        "prediction_id": ["a", "b"], "outcome": [1.0, float("nan")], "at": pd.to_datetime([1, 2], unit="s", utc=True)
+    }  # fmt: skip
+    (tmp_path / "told").mkdir()
+    pd.DataFrame(good).to_parquet(tmp_path / "told/1.parquet", index=False)
+    uri = settings.uri or ""
+    pd.DataFrame(good | columns).to_parquet(tmp_path / "told/0.parquet", index=False)
+
+    with pytest.raises(error, match=message):
+        import_outcomes(uri, tmp_path / "told", id_column="prediction_id", value_column="outcome", time_column="at")
+
+    assert not (Path(uri) / "outcomes").exists()
+    (tmp_path / "told/0.parquet").unlink()
+    added = import_outcomes(uri, tmp_path / "told", id_column="prediction_id", value_column="outcome", time_column="at")
+    assert added == 1
 
 
 def test_what_could_not_be_read_is_read_later(settings: LogSettings) -> None:

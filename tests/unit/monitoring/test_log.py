@@ -261,6 +261,19 @@ def test_writers_of_one_log_hash_alike(tmp_path: Path) -> None:
     assert not (tmp_path / "other" / "key").exists()
 
 
+def test_the_key_of_the_environment_goes_to_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of a Ray that was there before would else hash by another key; a key that is set comes first."""
+    monkeypatch.setenv("ZAPHOD_LOG_KEY", "e" * 32)
+
+    taken, given = (
+        LogSettings.model_validate({"uri": "log", **own}).below(tmp_path) for own in ({}, {"hash_key": "k" * 32})
+    )
+
+    assert taken.uri == given.uri == str(tmp_path / "log")
+    assert [each.hash_key and each.hash_key.get_secret_value() for each in (taken, given)] == ["e" * 32, "k" * 32]
+    assert "eeee" not in repr(taken)
+
+
 def test_refusals_and_failures_are_records_too(log: PredictionLog, tmp_path: Path) -> None:
     """What got no answer stands in the log with its cause."""
     refusal = {"error": "invalid_input", "error_field": "$.amount", "entities": ["ann"]}
