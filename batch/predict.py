@@ -23,7 +23,7 @@ from zaphod.errors import ConfigError, SchemaMismatchError
 from zaphod.monitoring.record import Origin
 from zaphod.predictor import Predictions
 from zaphod.registry import CHAMPION
-from zaphod.trial import Part, Split, Trial, merge
+from zaphod.trial import Part, Split, Trial, ask_apart, merge
 from zaphod.trial import ask as ask_one
 
 CHALLENGER = "challenger_"
@@ -124,9 +124,9 @@ def predict(
 
 
 def _in_the_shadow(trial: Trial, columns: Columns, split: Split) -> list[Part]:
-    """What the challenger says of its share of the rows; that it fails stands in the part."""
+    """What the challenger says of its share of the rows; those on which it fails are a part of their own."""
     rows = np.flatnonzero(split.challenger)
-    return [ask_one(trial.challenger, columns.take(rows), rows=rows)] if len(rows) else []
+    return ask_apart(trial.challenger, columns, rows=rows) if len(rows) else []
 
 
 def _who(parts: Sequence[Part], num_rows: int) -> dict[str, pa.Array]:

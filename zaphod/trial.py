@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +21,13 @@ from zaphod.predictor import Predictions
 from zaphod.schema import Schema
 from zaphod.shadow import ShadowWorker
 
-# A failed call of at most so many rows is tried row by row.
-_MAX_SINGLY = 1_024
+# Into so many parts go rows on which a variant has failed: with a single bad row that is as many calls as halves take.
+_PARTS = 4
+# So many rows, spread over the call, are asked about alone until one is answered: else nothing is left to look for.
+_PROBES = 64
+# Calls that are made at most to find the rows that fail: so many, or one for so many rows.
+_MIN_CALLS = 2_048
+_ROWS_PER_CALL = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,30 +114,15 @@ class Trial:
         if mine.all():
             return self._challenge(columns, None)
         theirs, rows = np.flatnonzero(~mine), np.flatnonzero(mine)
-        return [ask(self.champion, columns.take(theirs), rows=theirs), *self._challenge(columns.take(rows), rows)]
+        return [ask(self.champion, columns.take(theirs), rows=theirs), *self._challenge(columns, rows)]
 
     def _challenge(self, columns: Columns, rows: NDArray[np.int64] | None) -> list[Part]:
-        part = ask(self.challenger, columns, rows=rows)
-        if part.error is None:
-            return [part]
+        """rows: of the call, its columns being given; None for all."""
         fallback = Contender(self.champion.predictor, self.fallback)
-        if not 1 < columns.num_rows <= _MAX_SINGLY:
-            return [part, ask(fallback, columns, rows=rows)]
-        # One row's failure must not be its neighbours'.
-        singly = [ask(self.challenger, columns.take(np.array([row]))).error for row in range(columns.num_rows)]
-        bad = np.array([error is not None for error in singly])
-        places = np.arange(columns.num_rows) if rows is None else rows
-        parts: list[Part] = []
-        if not bad.all():
-            good = np.flatnonzero(~bad)
-            parts.append(ask(self.challenger, columns.take(good), rows=places[good]))
-            if parts[0].error is not None:
-                return [part, ask(fallback, columns, rows=rows)]
-        worst = np.flatnonzero(bad)
-        if len(worst):
-            error = next(error for error in singly if error is not None)
-            parts.append(Part(self.challenger.origin, places[worst], part.latency_s, error=error))
-            parts.append(ask(fallback, columns.take(worst), rows=places[worst]))
+        parts = ask_apart(self.challenger, columns, rows=rows)
+        if parts[-1].error is not None:
+            failed = parts[-1].rows
+            parts.append(ask(fallback, columns if failed is None else columns.take(failed), rows=failed))
         return parts
 
 
@@ -143,6 +134,51 @@ def ask(contender: Contender, columns: Columns, *, rows: NDArray[np.int64] | Non
     except PredictionError as error:
         return Part(contender.origin, rows, time.perf_counter() - began, error=error)
     return Part(contender.origin, rows, time.perf_counter() - began, predictions)
+
+
+def ask_apart(contender: Contender, columns: Columns, *, rows: NDArray[np.int64] | None = None) -> list[Part]:
+    """About these rows of a call, None for all; one row's failure is not its neighbours', however many are asked about.
+
+    columns: of the whole call. Where the whole fails, parts of it are asked about, and parts of those that fail, down to single rows. So there are
+    at most two parts: what was answered, and what fails. Rows that fail with others count as failing when hardly any
+    is answered, and when too many calls would be needed: past about one bad row in fifty of a large call.
+    """
+    whole = ask(contender, columns if rows is None else columns.take(rows), rows=rows)
+    places = np.arange(columns.num_rows) if rows is None else rows
+    num_rows = len(places)
+    if whole.error is None or num_rows == 1:
+        return [whole]
+    if num_rows > _PROBES:
+        spread = places[np.linspace(0, num_rows - 1, _PROBES, dtype=np.int64)]
+        if all(ask(contender, columns.take(row)).error is not None for row in np.split(spread, _PROBES)):
+            return [whole]
+    calls_left = max(_MIN_CALLS, num_rows // _ROWS_PER_CALL)
+    answered: list[Part] = []
+    bad: list[NDArray[np.int64]] = []
+    failing = [places]
+    while failing:
+        smaller = [each for failed in failing for each in np.array_split(failed, min(_PARTS, len(failed)))]
+        calls_left -= len(smaller)
+        if calls_left < 0:
+            break
+        failing = []
+        for each in smaller:
+            part = ask(contender, columns.take(each), rows=each)
+            if part.error is None:
+                answered.append(part)
+            elif len(each) > 1:
+                failing.append(each)
+            else:
+                bad.append(each)
+    bad += failing
+    if not answered:
+        return [whole]
+    good = np.sort(np.concatenate([part.rows for part in answered if part.rows is not None]))
+    latency_s = sum(part.latency_s for part in answered)
+    parts = [Part(contender.origin, good, latency_s, merge(answered, len(good)))]
+    if bad:
+        parts.append(dataclasses.replace(whole, rows=np.sort(np.concatenate(bad))))
+    return parts
 
 
 def merge(parts: Sequence[Part], num_rows: int) -> Predictions:

@@ -289,6 +289,38 @@ def test_a_shadow_that_fails_costs_nothing(
     assert set(shadow["status"]) == {"failed"}
 
 
+@pytest.mark.parametrize("mode", [Mode.AB, Mode.SHADOW])
+def test_a_row_on_which_the_challenger_fails_is_alone_in_it(
+    tmp_path: Path, constants: Registry, monkeypatch: pytest.MonkeyPatch, mode: Mode
+) -> None:
+    """Its neighbours keep the challenger's answers, and it has the champion's."""
+    begin(constants, mode)
+    bad = next(row for row in range(200) if Splitter("salt").bucket(f"0-{row}") < threshold_of(0.5))
+    paths = tables.write_input(tmp_path / "input")
+    rows = pd.read_parquet(paths[0])
+    rows.loc[bad, "amount"] = 98_765.0
+    tables.write_file(paths[0], rows)
+    predict = SklearnPredictor.predict
+
+    def refuse(self: SklearnPredictor, columns: Columns) -> Predictions:
+        answer = predict(self, columns)
+        if answer.values is not None and (answer.values == 2.0).any() and (columns.numbers == 98_765.0).any():
+            raise PredictionError("Cannot predict: it is broken.")
+        return answer
+
+    monkeypatch.setattr(SklearnPredictor, "predict", refuse)
+    monkeypatch.setattr(Bundle, "load_predictor", Bundle.load_reference)
+
+    got = score(tmp_path, constants, entity="id")
+
+    mine = {entity for entity in got.index if Splitter("salt").bucket(entity) < threshold_of(0.5)}
+    records = logged(tmp_path).query("variant == 'challenger'")
+    assert len(records) == len(mine)
+    assert records.query("status != 'ok'")["row"].tolist() == [bad]
+    answered = mine - {f"0-{bad}"} if mode is Mode.AB else set()
+    assert set(got.index[got["value"] == 2.0]) == answered
+
+
 def test_a_unit_whose_process_died_is_done_without_the_shadow(tmp_path: Path, constants: Registry) -> None:
     """It may have died of it."""
     begin(constants, Mode.SHADOW)
