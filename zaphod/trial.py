@@ -139,9 +139,11 @@ def ask(contender: Contender, columns: Columns, *, rows: NDArray[np.int64] | Non
 def ask_apart(contender: Contender, columns: Columns, *, rows: NDArray[np.int64] | None = None) -> list[Part]:
     """About these rows of a call, None for all; one row's failure is not its neighbours', however many are asked about.
 
-    columns: of the whole call. Where the whole fails, parts of it are asked about, and parts of those that fail, down to single rows. So there are
-    at most two parts: what was answered, and what fails. Rows that fail with others count as failing when hardly any
-    is answered, and when too many calls would be needed: past about one bad row in fifty of a large call.
+    Where the whole fails, parts of it are asked about, and parts of those that fail, down to single rows. So there are
+    at most two parts: what was answered, and what fails. Rows that fail together count as failing when hardly any is
+    answered, and when too many calls would be needed: past about one bad row in fifty of a large call.
+
+    columns: of the whole call.
     """
     whole = ask(contender, columns if rows is None else columns.take(rows), rows=rows)
     places = np.arange(columns.num_rows) if rows is None else rows

@@ -445,10 +445,16 @@ class KafkaConsumer:
         return bool(messages)
 
     def _recent(self, partition: int, next_offset: int) -> _RecentIds:
-        """The ids of the window, as the owner before knew them."""
+        """The ids of the window, as the owner before knew them: up to when the event that comes next was written."""
         ids = _RecentIds()
-        start = self._past.since(partition, seconds=time.time() - self._dedupe_window_s)
-        start = max(start, next_offset - _MAX_IDS, self._past.ends(partition)[0])
+        low, high = self._past.ends(partition)
+        comes: list[wire.Record] = []
+        if next_offset < high:
+            self._past.go_to(partition, next_offset)
+            comes = self._past.read(partition, up_to=high, most=1)
+        # With a backlog, and after a replay, that is not now.
+        now = comes[0].written if comes else time.time()
+        start = max(self._past.since(partition, seconds=now - self._dedupe_window_s), next_offset - _MAX_IDS, low)
         if start < next_offset:
             self._past.go_to(partition, start)
             for message in self._past.read(partition, up_to=next_offset, most=_MAX_IDS):

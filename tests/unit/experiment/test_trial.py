@@ -18,7 +18,8 @@ from zaphod.predictor import Predictions
 from zaphod.trial import Part, Split, Trial, merge
 
 EXPERIMENT = Experiment(
-    id="e", model="m", mode=Mode.AB, champion=1, challenger=2, salt="s", phases=(Phase(number=1, share=0.5, started_s=0),),
+    id="e", model="m", mode=Mode.AB, champion=1, challenger=2, salt="s",
+    phases=(Phase(number=1, share=0.5, started_s=0),),
     plan=write_plan(Plan(metrics=(MetricPlan(name="x"),))),
 )  # fmt: skip
 
@@ -42,7 +43,7 @@ class Picky:
 
 
 def answers(challenger: Picky, num_rows: int) -> tuple[list[int], np.ndarray, list[Part]]:
-    """The rows that the challenger is said to fail on, each row's answer, and the parts; even rows are the challenger's."""
+    """Rows that the challenger is said to fail on, each row's answer, and the parts; even rows are the challenger's."""
     trial = Trial(
         experiment=EXPERIMENT,
         champion=Contender(Picky(1.0), CHAMPION),
