@@ -298,7 +298,8 @@ class KafkaConsumer:
         self._forget(partition)
         with translated():
             self._client.incremental_assign([TopicPartition(self._topics.events, partition, next_offset)])
-        self._held[partition] = _Held(writer, state, next_offset, self._recent(partition, next_offset))
+        ids = recent_ids(self._past, partition, next_offset, window_s=self._dedupe_window_s)
+        self._held[partition] = _Held(writer, state, next_offset, ids)
         self._turn.append(partition)
         return Lease(
             partition=partition,
@@ -444,23 +445,6 @@ class KafkaConsumer:
                 raise unavailable(error)
         return bool(messages)
 
-    def _recent(self, partition: int, next_offset: int) -> _RecentIds:
-        """The ids of the window, as the owner before knew them: up to when the event that comes next was written."""
-        ids = _RecentIds()
-        low, high = self._past.ends(partition)
-        comes: list[wire.Record] = []
-        if next_offset < high:
-            self._past.go_to(partition, next_offset)
-            comes = self._past.read(partition, up_to=high, most=1)
-        # With a backlog, and after a replay, that is not now.
-        now = comes[0].written if comes else time.time()
-        start = max(self._past.since(partition, seconds=now - self._dedupe_window_s), next_offset - _MAX_IDS, low)
-        if start < next_offset:
-            self._past.go_to(partition, start)
-            for message in self._past.read(partition, up_to=next_offset, most=_MAX_IDS):
-                ids.is_new(message, window_s=self._dedupe_window_s)
-        return ids
-
     def _group_metadata(self) -> object:
         return self._client.consumer_group_metadata()
 
@@ -511,7 +495,25 @@ class StateReader:
         self._reader.close()
 
 
-class _RecentIds:
+def recent_ids(past: TopicReader, partition: int, next_offset: int, *, window_s: float) -> RecentIds:
+    """The ids of the window, as the owner before knew them: up to when the event that comes next was written."""
+    ids = RecentIds()
+    low, high = past.ends(partition)
+    comes: list[wire.Record] = []
+    if next_offset < high:
+        past.go_to(partition, next_offset)
+        comes = past.read(partition, up_to=high, most=1)
+    # With a backlog, and after a replay, that is not now.
+    now = comes[0].written if comes else time.time()
+    start = max(past.since(partition, seconds=now - window_s), next_offset - _MAX_IDS, low)
+    if start < next_offset:
+        past.go_to(partition, start)
+        for record in past.read(partition, up_to=next_offset, most=_MAX_IDS):
+            ids.is_new(record, window_s=window_s)
+    return ids
+
+
+class RecentIds:
     """Ids of the last events of a partition, within the window."""
 
     def __init__(self) -> None:
@@ -535,7 +537,7 @@ class _Held:
 
     __slots__ = ("events", "fetched", "ids", "in_doubt", "lock", "lost", "next_offset", "state", "writer")
 
-    def __init__(self, writer: PartitionWriter, state: wire.State, next_offset: int, ids: _RecentIds) -> None:
+    def __init__(self, writer: PartitionWriter, state: wire.State, next_offset: int, ids: RecentIds) -> None:
         self.writer = writer
         self.state = state
         self.next_offset = self.fetched = next_offset

@@ -1,4 +1,4 @@
-"""What the Kafka queue makes of a cluster's errors; the contract itself is tested on a broker."""
+"""What the Kafka queue makes of a cluster's errors, and of times; the contract itself is tested on a broker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from streaming.queues.base import Cause, Cursor, DeadLetter, MicroBatch, NewEvent, Output
-from streaming.queues.kafka import KafkaConsumer, KafkaQueue
+from streaming.queues.kafka import KafkaConsumer, KafkaQueue, recent_ids
+from streaming.queues.kafka_wire import Record
 from streaming.queues.kafka_writer import PartitionWriter
 from tests.streaming import mock_kafka
 from tests.streaming.mock_kafka import MockCluster
@@ -175,3 +176,48 @@ def test_an_unreachable_cluster_is_said_so() -> None:
     """Not an error of the settings: it may come back."""
     with pytest.raises(QueueUnavailableError, match="Kafka"):
         KafkaQueue("127.0.0.1:1", name="s", num_partitions=1)
+
+
+class Past:
+    """A topic that knows when its messages were written, as the brokers of the tests do not."""
+
+    def __init__(self, *records: tuple[str, float]) -> None:
+        self.records = [
+            Record(0, offset, None, b"x", {"zaphod-id": event_id}, written)
+            for offset, (event_id, written) in enumerate(records)
+        ]
+        self._at = 0
+
+    def ends(self, partition: int) -> tuple[int, int]:
+        return partition, len(self.records)
+
+    def since(self, partition: int, *, seconds: float) -> int:
+        return next((record.offset for record in self.records if record.written >= seconds), self.ends(partition)[1])
+
+    def go_to(self, partition: int, offset: int) -> None:
+        self._at = partition + offset
+
+    def read(self, partition: int, *, up_to: int, most: int) -> list[Record]:
+        return self.records[self._at : min(up_to, self._at + most)]
+
+
+def test_ids_of_a_backlog_are_those_of_its_time() -> None:
+    """Each owner that goes on anywhere, or replays, takes the same events for repeats: by when they were written."""
+    began = time.time() - 3_600
+    past = Past(("a", began), ("b", began + 1), ("a", began + 599), ("a", began + 900), ("b", began + 1_200))
+
+    def found(next_offset: int) -> list[int]:
+        ids = recent_ids(past, 0, next_offset, window_s=600.0)  # type: ignore[arg-type]  # as a reader
+        return [each.offset for each in past.records[next_offset:] if ids.is_new(each, window_s=600.0)]
+
+    assert found(0) == [0, 1, 3, 4]
+    assert [found(next_offset) for next_offset in (1, 2)] == [[1, 3, 4], [3, 4]]
+
+
+def test_at_the_end_of_the_log_ids_are_those_of_now() -> None:
+    """Nothing waits: what comes next is written now."""
+    past = Past(("old", time.time() - 700), ("new", time.time() - 500))
+
+    ids = recent_ids(past, 0, 2, window_s=600.0)  # type: ignore[arg-type]  # as above
+
+    assert [ids.is_new(each, window_s=600.0) for each in past.records] == [True, False]

@@ -10,15 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-import confluent_kafka
 import pytest
 
 from streaming.queues import factory
 from streaming.queues.base import Cause, Consumer, Cursor, DeadLetter, Event, MicroBatch, NewEvent, Output, Queue
-from streaming.queues.kafka import KafkaQueue
 from streaming.settings import QueueSettings
 from tests.conftest import wait_for
-from tests.streaming.conftest import KafkaServer
 from zaphod.errors import FencedError
 
 LEASE_S = 30.0
@@ -304,38 +301,6 @@ def test_a_repeated_id_is_dropped_by_the_next_owner(queue: Queue, open_queue: Op
     successor.acquire(partition_of("k"))
 
     assert [event.id for event in polled(successor, num=1).events] == ["e7"]
-    successor.close()
-
-
-def test_ids_of_a_backlog_are_those_of_its_time(tmp_path: Path, kafka_server: KafkaServer) -> None:
-    """What was written long ago is compared with what was written then, whoever reads it, and again after a replay."""
-    address = kafka_server.url.removeprefix("kafka://")
-    writer = confluent_kafka.Producer({"bootstrap.servers": address, "batch.num.messages": 1})
-
-    def wrote(event_id: str, *, seconds_ago: float) -> None:
-        at_ms = int((time.time() - seconds_ago) * 1000)
-        headers: list[tuple[str, str | bytes | None]] = [("zaphod-id", event_id)]
-        writer.produce(f"{tmp_path.name}.events", b"0", headers=headers, partition=0, timestamp=at_ms)
-        assert writer.flush(10) == 0
-
-    def opened() -> KafkaQueue:
-        return KafkaQueue(address, name=tmp_path.name, num_partitions=1, options=kafka_server.options)
-
-    queue = opened()
-    wrote("a", seconds_ago=3_600)
-    consumer = queue.consumer("me", lease_s=LEASE_S)
-    consumer.acquire(0)
-    batch = polled(consumer, num=1)
-    consumer.commit(batch, outputs=answers(batch), dead_letters=[])
-    consumer.close()
-
-    wrote("a", seconds_ago=3_599)
-    wrote("b", seconds_ago=3_598)
-    wrote("a", seconds_ago=1_000)
-    successor = opened().consumer("other", lease_s=LEASE_S)
-    successor.acquire(0)
-
-    assert [event.id for event in polled(successor, num=2).events] == ["b", "a"]
     successor.close()
 
 
