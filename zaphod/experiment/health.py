@@ -65,10 +65,13 @@ def _coverage(phase: PhaseResult) -> HealthCheck:
 def _late(plan: Plan, phase: PhaseResult) -> HealthCheck:
     outcomes = phase.outcomes
     came = outcomes.champion.with_outcome + outcomes.challenger.with_outcome
-    detail = f"{outcomes.late:,} came after the window of {plan.outcome_window_s:,.0f} s and are ignored"
+    detail = f"{outcomes.late:,} came after the window of {plan.outcome_window_s:,.0f} s"
+    if outcomes.early:
+        detail += f", {outcomes.early:,} are from before their prediction"
+    detail += "; none of them counts"
     if outcomes.late > _MANY_LATE * max(1, came + outcomes.late):
         return HealthCheck("late outcomes", "waiting", "many", f"{detail}: a longer window would keep them")
-    return HealthCheck("late outcomes", "passed", "few" if outcomes.late else "none", detail)
+    return HealthCheck("late outcomes", "passed", "few" if outcomes.late + outcomes.early else "none", detail)
 
 
 def _strays(phase: PhaseResult) -> HealthCheck:

@@ -1,7 +1,8 @@
 """Joins an experiment's predictions with their outcomes, on disk, and adds them up for each entity.
 
-Files of the log are taken in once, into a DuckDB database of this reader's own: the columns that the plan needs,
-without doubles. A look adds up what is there; memory is bounded by DuckDB's limit and by one position an entity.
+Files of the log are taken in once, into a DuckDB database of this reader's own: the columns that the plan needs. A look
+adds up what is there; memory is bounded by DuckDB's limit and by one position an entity. What counts does not depend on
+which file was read first: a reader that watched and one that begins now find the same.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _BATCH_ROWS = 1_048_576
 _TABLES = """
 CREATE TABLE predictions (
     id VARCHAR, served DOUBLE, phase INTEGER, challenger BOOLEAN, entity VARCHAR, named BOOLEAN, failed BOOLEAN,
-    latency DOUBLE, label VARCHAR, value DOUBLE{extras}
+    latency DOUBLE, label VARCHAR, value DOUBLE{extras}, counts BOOLEAN
 );
 CREATE TABLE others (id VARCHAR);
 CREATE TABLE outcomes (id VARCHAR, field VARCHAR, value DOUBLE, text VARCHAR, moment DOUBLE);
@@ -138,23 +139,54 @@ class Joined:
                 f"""CREATE OR REPLACE TEMP TABLE taken AS
                 SELECT CASE WHEN "row" IS NULL THEN "call" ELSE "call" || '-' || "row" END AS id,
                     epoch_us(time) / 1e6 AS served, phase, variant = 'challenger' AS challenger,
-                    entity, status = 'failed' AS failed, latency_s AS latency, CAST("{label}" AS VARCHAR) AS label,
+                    coalesce(entity, id) AS entity, entity IS NOT NULL AS named,
+                    status = 'failed' AS failed, latency_s AS latency, CAST("{label}" AS VARCHAR) AS label,
                     coalesce({value}) AS value, experiment IS NOT DISTINCT FROM ? AS mine{extras}
                 FROM fresh
                 WHERE status <> 'refused' AND reason IS DISTINCT FROM 'fallback'""",
                 [self._experiment.id],
             )
             self._db.execute("INSERT INTO others SELECT id FROM taken WHERE NOT mine")
-            # An event that is scored again has the same id: the first of its records that succeeded counts.
-            self._db.execute(
-                f"""INSERT INTO predictions
-                SELECT id, served, phase, challenger, coalesce(entity, id), entity IS NOT NULL, failed, latency, label,
-                    value{self._extra_names()}
-                FROM (SELECT *, row_number() OVER (PARTITION BY id, challenger ORDER BY failed, served) AS place
-                    FROM taken WHERE mine) AS new
-                ANTI JOIN predictions USING (id, challenger) WHERE place = 1"""
-            )
+            self._add_predictions()
             self._db.unregister("fresh")
+
+    def _add_predictions(self) -> None:
+        """From `taken`. A row that is scored again has the same id: as a replay does, perhaps in a later phase.
+
+        An id belongs to the phase, and but where both score to the variant, of its first record. Of the records there
+        (of each variant) the first that succeeded counts, else the first. The others stay, for a still earlier one.
+        """
+        paired = self._experiment.mode.paired
+        several, known = "count(*) > 1", "true"
+        if paired:
+            several = "count_if(challenger) > 1 OR count_if(NOT challenger) > 1 OR min(phase) <> max(phase)"
+            known = "(p.challenger = t.challenger OR p.phase <> t.phase)"
+        columns = "id, served, phase, challenger, entity, named, failed, latency, label, value" + self._extra_names()
+        self._db.execute(
+            f"""CREATE OR REPLACE TEMP TABLE again AS
+            SELECT id FROM taken WHERE mine GROUP BY id HAVING {several}
+            UNION SELECT t.id FROM taken t JOIN predictions p ON p.id = t.id AND {known} WHERE t.mine"""
+        )
+        self._db.execute(
+            f"""CREATE OR REPLACE TEMP TABLE candidates AS
+            SELECT {columns} FROM predictions SEMI JOIN again USING (id)
+            UNION ALL SELECT {columns} FROM taken SEMI JOIN again USING (id) WHERE mine"""
+        )
+        self._db.execute("DELETE FROM predictions WHERE id IN (SELECT id FROM again)")
+        self._db.execute(
+            f"INSERT INTO predictions SELECT {columns}, true FROM taken ANTI JOIN again USING (id) WHERE mine"
+        )
+        self._db.execute(
+            f"""INSERT INTO predictions
+            SELECT {columns}, belongs AND row_number() OVER (
+                PARTITION BY id, challenger, belongs ORDER BY failed, served
+            ) = 1
+            FROM (
+                SELECT *, phase = first_value(phase) OVER ids
+                    AND ({paired} OR challenger = first_value(challenger) OVER ids) AS belongs
+                FROM candidates WINDOW ids AS (PARTITION BY id ORDER BY served, challenger, phase)
+            )"""
+        )
 
     def _extra_names(self) -> str:
         covariates = "".join(f", covariate_{i}" for i in range(len(self._covariates)))

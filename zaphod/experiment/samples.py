@@ -117,11 +117,14 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """The join's bookkeeping. late: after the window; doubled: another for the same prediction; orphan: for none."""
+    """The join's bookkeeping. late: after the window; early: from before the prediction; doubled: another for the same
+    prediction; orphan: for none.
+    """
 
     champion: Coverage
     challenger: Coverage
     late: int = 0
+    early: int = 0
     doubled: int = 0
     orphan: int = 0
 

@@ -26,6 +26,8 @@ from zaphod.experiment.spec import Mode, Phase
 
 _POINTS = 200
 _MAX_SEGMENTS = 50
+# By so much the clock of who tells an outcome may be behind.
+_CLOCK_SLACK_S = 5.0
 
 Column: TypeAlias = NDArray[np.float64]
 
@@ -57,7 +59,7 @@ class PhaseQuery:
         """Predictions served after the moment of the look are not in it."""
         self._db.execute(
             "CREATE OR REPLACE TEMP VIEW phase AS SELECT * FROM predictions "
-            f"WHERE phase = {int(phase.number)} AND served <= {float(self._now_s)!r}"
+            f"WHERE counts AND phase = {int(phase.number)} AND served <= {float(self._now_s)!r}"
         )
         self._make_firsts()
         return PhaseData(
@@ -119,22 +121,23 @@ class PhaseQuery:
         return Guarded(champion=shares.get(False, nothing), challenger=shares.get(True, nothing))
 
     def _outcomes(self) -> Outcomes:
-        window, now = self._plan.outcome_window_s, self._now_s
-        rows = self._rows(
-            f"SELECT challenger, count(*), count(*) FILTER (served + {window!r} <= {now!r}), "
-            f"count(*) FILTER (served + {window!r} <= {now!r} AND told) FROM ("
-            "SELECT p.challenger, p.served, o.id IS NOT NULL AS told FROM phase p "
-            f"LEFT JOIN (SELECT id, min(moment) AS moment FROM outcomes GROUP BY id) o "
-            f"ON o.id = p.id AND o.moment <= p.served + {window!r}) GROUP BY challenger"
+        mature = f"p.served + {self._plan.outcome_window_s!r} <= {self._now_s!r}"
+        all_of = self._counts("SELECT challenger, count(*) FROM phase GROUP BY challenger")
+        mature_of = self._counts(f"SELECT challenger, count(*) FROM phase p WHERE {mature} GROUP BY challenger")
+        told_of = self._counts(
+            f"SELECT challenger, count(*) FROM phase p SEMI JOIN outcomes o ON o.id = p.id AND {self._in_time('o')} "
+            f"WHERE {mature} GROUP BY challenger"
         )
-        found = {bool(row[0]): Coverage(int(row[1]), int(row[2]), int(row[3])) for row in rows}
+        ((late, early),) = self._rows(
+            f"SELECT count(*) FILTER (o.moment > p.served + {self._plan.outcome_window_s!r}), "
+            f"count(*) FILTER ({self._early('o')}) "
+            f"FROM outcomes o JOIN phase p USING (id) WHERE NOT (p.challenger AND {self._mode.paired})"
+        )
         return Outcomes(
-            champion=found.get(False, Coverage(0, 0, 0)),
-            challenger=found.get(True, Coverage(0, 0, 0)),
-            late=self._number(
-                "SELECT count(*) FROM outcomes o WHERE EXISTS (SELECT 1 FROM phase p WHERE p.id = o.id "
-                f"AND o.moment > p.served + {window!r})"
-            ),
+            champion=Coverage(all_of[False], mature_of[False], told_of[False]),
+            challenger=Coverage(all_of[True], mature_of[True], told_of[True]),
+            late=int(late),
+            early=int(early),
             doubled=self._number("SELECT count(*) FROM doubled WHERE id IN (SELECT id FROM phase)"),
             orphan=self._number(
                 "SELECT count(*) FROM outcomes WHERE id NOT IN (SELECT id FROM predictions) "
@@ -186,11 +189,17 @@ class PhaseQuery:
             mine = f"p.served < f.first + {self._plan.entity_window_s!r}"
         return f"f.first + {whole!r} <= {self._now_s!r} AND {mine}"
 
+    def _in_time(self, outcome: str) -> str:
+        return f"{outcome}.moment <= p.served + {self._plan.outcome_window_s!r} AND NOT {self._early(outcome)}"
+
+    def _early(self, outcome: str) -> str:
+        """What was told before the prediction did not come of it. Where both score, it is compared and not credited."""
+        return "false" if self._mode.paired else f"{outcome}.moment < p.served - {_CLOCK_SLACK_S!r}"
+
     def _outcome_joins(self) -> str:
-        window = self._plan.outcome_window_s
         return " ".join(
             f"LEFT JOIN (SELECT id, value, text, moment FROM outcomes WHERE field = {_quoted(field)}) o{i} "
-            f"ON o{i}.id = p.id AND o{i}.moment <= p.served + {window!r}"
+            f"ON o{i}.id = p.id AND {self._in_time(f'o{i}')}"
             for i, field in enumerate(self._fields)
         )
 
@@ -242,6 +251,10 @@ class PhaseQuery:
 
     def _rows(self, query: str) -> list[tuple[float, ...]]:
         return self._db.execute(query).fetchall()
+
+    def _counts(self, query: str) -> dict[bool, int]:
+        """By variant."""
+        return {False: 0, True: 0} | {bool(challenger): int(count) for challenger, count in self._rows(query)}
 
     def _number(self, query: str) -> int:
         ((count,),) = self._rows(query)

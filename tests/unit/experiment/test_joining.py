@@ -99,20 +99,21 @@ def traffic(seed: int, count: int) -> list[Prediction]:
     return made
 
 
-def experiment(mode: Mode = Mode.AB) -> Experiment:
-    """One phase."""
+def experiment(mode: Mode = Mode.AB, *, shares: tuple[float, ...] = (0.5,)) -> Experiment:
+    """A phase for each share, one every 200 s."""
     return Experiment(
         id="exp", model="shop", mode=mode, champion=1, challenger=2, salt="s",
-        phases=(Phase(number=1, share=0.5, started_s=BEGAN),), plan=write_plan(PLAN),
+        phases=tuple(Phase(number=i + 1, share=each, started_s=BEGAN + 200 * i) for i, each in enumerate(shares)),
+        plan=write_plan(PLAN),
     )  # fmt: skip
 
 
 @functools.cache
-def origin(variant: str, mode: Mode = Mode.AB, *, experiment_id: str | None = "exp") -> Origin:
+def origin(variant: str, mode: Mode = Mode.AB, *, experiment_id: str | None = "exp", phase: int = 1) -> Origin:
     """As an arm would make it."""
     return Origin(
         arm=Arm.ONLINE, model="shop", version=2 if variant == "challenger" else 1, bundle_sha256="0" * 64,
-        schema=SCHEMA, variant=variant, experiment=experiment_id, phase=1, mode=mode,
+        schema=SCHEMA, variant=variant, experiment=experiment_id, phase=phase, mode=mode,
     )  # fmt: skip
 
 
@@ -313,6 +314,86 @@ def test_a_record_that_comes_twice_counts_once(settings: LogSettings) -> None:
     assert isinstance(twice.observed, Entities)
     assert isinstance(once.observed, Entities)
     assert twice.observed.sums[0].total.tolist() == once.observed.sums[0].total.tolist()
+
+
+def test_a_replay_after_a_ramp_changes_nothing(settings: LogSettings) -> None:
+    """Rows that are scored again stay with the phase and the variant of their first record, also new challengers'."""
+    predictions = [
+        dataclasses.replace(p, challenger=i % 20 == 0, entity=f"e{i}") for i, p in enumerate(traffic(4, 200))
+    ]
+    first = [call(p, origin("challenger" if p.challenger else "champion")) for p in predictions]
+    again = [
+        call(dataclasses.replace(p, served=p.served + 500), origin("challenger" if i % 2 else "champion", phase=2))
+        for i, p in enumerate(predictions)
+    ]
+    ramped = experiment(shares=(0.05, 0.5))
+    phases = []
+    for calls, outcomes in ((first, told(predictions)), (again, [])):
+        write(settings, calls, outcomes)
+        joined = Joined(ramped, PLAN, log_uri=settings.uri or "")
+        joined.refresh(ramped)
+        phases.append(joined.look(now_s=BEGAN + 2000))
+        joined.close()
+
+    before, after = phases
+    assert (after[1].exposure[-1].champion, after[1].exposure[-1].challenger) == (0, 0)
+    assert (after[0].exposure, after[0].guarded) == (before[0].exposure, before[0].guarded)
+    assert after[0].outcomes == before[0].outcomes
+    assert after[0].outcomes.champion.with_outcome > 0
+
+
+def test_what_was_told_before_a_prediction_is_not_credited_to_it(settings: LogSettings) -> None:
+    """But for a clock that is a little behind; where both score, the truth is the truth whenever it was known."""
+    behind = {"a": 0.0, "b": -4.9, "c": -5.1, "d": -200.0}
+    predictions = [
+        dataclasses.replace(traffic(1, 1)[0], id=name, entity=name, failed=False, served=BEGAN,
+                            outcomes={"outcome": (1.0, after)})
+        for name, after in behind.items()
+    ]  # fmt: skip
+    write(settings, [call(p, origin("champion")) for p in predictions], told(predictions))
+
+    phase, paired = look(settings, BEGAN + 1000), look(settings, BEGAN + 1000, Mode.SHADOW)
+
+    assert isinstance(phase.observed, Entities)
+    assert phase.observed.sums[0].total.tolist() == [1.0, 1.0, 0.0, 0.0]
+    assert (phase.outcomes.early, phase.outcomes.late, phase.outcomes.champion.with_outcome) == (2, 0, 2)
+    assert (paired.outcomes.early, paired.outcomes.champion.with_outcome) == (0, 4)
+
+
+@pytest.mark.parametrize("mode", [Mode.AB, Mode.SHADOW])
+def test_which_record_counts_does_not_depend_on_when_it_was_read(settings: LogSettings, mode: Mode) -> None:
+    """Of each id: where it was first, the first success. For a reader of each file as it comes, and of all at once."""
+    rng = np.random.default_rng(9)
+    records = [
+        (dataclasses.replace(p, id=f"p{rng.integers(30)}", served=BEGAN + i, failed=bool(rng.random() < 0.5), value=i),
+         int(rng.integers(1, 3)))
+        for i, p in enumerate(traffic(9, 150))
+    ]  # fmt: skip
+    running = experiment(mode, shares=(0.5, 0.5))
+    watching = Joined(running, PLAN, log_uri=settings.uri or "")
+    for one in rng.permutation(len(records)):
+        prediction, phase = records[one]
+        log = open_log(settings)
+        assert log is not None
+        log.put(call(prediction, origin("challenger" if prediction.challenger else "champion", mode, phase=phase)))
+        log.close()
+        watching.refresh(running)
+    beginning = Joined(running, PLAN, log_uri=settings.uri or "")
+    beginning.refresh(running)
+    query = "SELECT id, challenger, phase, failed, served - {} FROM predictions WHERE counts ORDER BY ALL"
+    found = [reader._db.execute(query.format(BEGAN)).fetchall() for reader in (watching, beginning)]
+    watching.close()
+    beginning.close()
+
+    home: dict[str, tuple[int, bool]] = {}
+    best: dict[tuple[str, bool], tuple[bool, float, int]] = {}
+    for p, phase in records:
+        place = home.setdefault(p.id, (phase, p.challenger))
+        if phase == place[0] and (mode.paired or p.challenger == place[1]):
+            key = (p.id, p.challenger)
+            best[key] = min(best.get(key, (True, math.inf, 0)), (p.failed, p.served - BEGAN, phase))
+    expected = sorted((*key, phase, failed, served) for key, (failed, served, phase) in best.items())
+    assert found == [expected, expected]
 
 
 def test_new_files_are_taken_in(settings: LogSettings) -> None:
