@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from streaming.config import DEFAULT, read_settings
+from streaming.config import DEFAULT, Topic, queue_of, read_settings
 from streaming.queues.factory import open_queue
 from streaming.settings import StreamingSettings
 from zaphod import machine
@@ -73,12 +73,15 @@ def produce(
     limit: Annotated[int | None, typer.Option(help="events at most", min=1)] = None,
     id_column: _Id = None,
     key_column: _Key = None,
+    topic: Topic = "events",
 ) -> None:
     """Appends events to the stream."""
     from streaming import producer
 
     settings = read_settings(config)
-    queue = open_queue(settings.queue)
+    if events is not None and topic == "outcomes":
+        raise ConfigError("Cannot send a table of outcomes to their topic. Use `zaphod experiment import`.")
+    queue = open_queue(queue_of(settings, topic))
     if events is None:
         source = producer.from_lines(sys.stdin.buffer)
     else:
@@ -123,10 +126,10 @@ def outcomes(config: _Config = DEFAULT) -> None:
 
 
 @app.command()
-def lag(config: _Config = DEFAULT) -> None:
+def lag(config: _Config = DEFAULT, topic: Topic = "events") -> None:
     """Shows what waits in each partition, and who consumes it."""
     table = Table("partition", "next offset", "end offset", "lag", "oldest waits (s)", "owner", "epoch")
-    for position in open_queue(read_settings(config).queue).positions():
+    for position in open_queue(queue_of(read_settings(config), topic)).positions():
         table.add_row(
             str(position.partition), str(position.next_offset), str(position.end_offset), str(position.lag),
             f"{position.oldest_s:.1f}", position.owner or "-", str(position.epoch),
@@ -139,9 +142,10 @@ def replay(
     start: Annotated[int, typer.Option("--from", help="first offset to score again", min=0)],
     partition: Annotated[int | None, typer.Option(help="one partition only", min=0)] = None,
     config: _Config = DEFAULT,
+    topic: Topic = "events",
 ) -> None:
     """Scores again from an offset on, never later than where it stands; the outputs come after those that are there."""
-    queue = open_queue(read_settings(config).queue)
+    queue = open_queue(queue_of(read_settings(config), topic))
     if partition is not None and partition >= queue.num_partitions:
         raise ConfigError(f"Expected a partition below {queue.num_partitions}, got {partition}")
     for each in range(queue.num_partitions) if partition is None else [partition]:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
 
-from streaming.settings import StreamingSettings
+import typer
+
+from streaming.settings import QueueSettings, StreamingSettings
 from zaphod import machine
+from zaphod.errors import ConfigError
 from zaphod.settings import load_settings
 
 DEFAULT = Path("configs/streaming.yaml")
+
+Topic: TypeAlias = Annotated[
+    Literal["events", "outcomes"], typer.Option("--topic", help="the stream of events, or the topic of outcomes")
+]
 
 
 def read_settings(config: Path, *, model: str | None = None) -> StreamingSettings:
@@ -29,3 +37,14 @@ def read_settings(config: Path, *, model: str | None = None) -> StreamingSetting
             "monitoring": settings.monitoring.below(home),
         }
     )
+
+
+def queue_of(settings: StreamingSettings, topic: Literal["events", "outcomes"]) -> QueueSettings:
+    """Raises: ConfigError when no topic of outcomes is set."""
+    if topic == "events":
+        return settings.queue
+    if settings.outcomes is None:
+        raise ConfigError(
+            "Cannot use the topic of outcomes: none is set. Set outcomes.kind, and outcomes.path or outcomes.name."
+        )
+    return settings.outcomes

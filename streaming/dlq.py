@@ -16,12 +16,15 @@ from rich.console import Console
 from rich.table import Table
 
 from streaming import config as configuration
+from streaming.config import Topic
 from streaming.events import ORIGINAL_ID
 from streaming.queues.base import Cause, Cursor, DeadEntry, NewEvent, Queue
 from streaming.queues.factory import open_queue
 from zaphod.errors import ConfigError
 
-app = typer.Typer(no_args_is_help=True, help="Lists, shows, replays and drops dead letters of a stream.")
+app = typer.Typer(
+    no_args_is_help=True, help="Lists, shows, replays and drops dead letters of a stream, or of the topic of outcomes."
+)
 
 _Config = Annotated[Path, typer.Option("--config", help="the settings of the stream")]
 _Cause = Annotated[Cause | None, typer.Option("--cause", help="only these")]
@@ -37,10 +40,11 @@ def list_letters(
     config: _Config = configuration.DEFAULT,
     cause: _Cause = None,
     limit: Annotated[int, typer.Option(help="letters at most", min=1)] = 100,
+    topic: Topic = "events",
 ) -> None:
     """Lists letters with their cause, oldest first."""
     table = Table("letter", "id", "cause", "attempts", "version", "bytes", "reason")
-    with _opened(config) as queue:
+    with _opened(config, topic) as queue:
         for number, entry in enumerate(letters(queue, cause=cause)):
             if number == limit:
                 table.caption = f"the first {limit}; there are more"
@@ -55,10 +59,12 @@ def list_letters(
 
 @app.command()
 def show(
-    letter: Annotated[str, typer.Argument(help="partition/generation/offset")], config: _Config = configuration.DEFAULT
+    letter: Annotated[str, typer.Argument(help="partition/generation/offset")],
+    config: _Config = configuration.DEFAULT,
+    topic: Topic = "events",
 ) -> None:
     """Writes the event's original bytes to standard output, and what is known of it to standard error."""
-    with _opened(config) as queue:
+    with _opened(config, topic) as queue:
         found = find(queue, letter)
     known = {
         name: getattr(found.letter, name)
@@ -75,10 +81,11 @@ def replay(
     config: _Config = configuration.DEFAULT,
     cause: _Cause = None,
     everything: _All = False,  # noqa: FBT002
+    topic: Topic = "events",
 ) -> None:
     """Sends letters to be scored once more, as new events that keep their id in the answer."""
     done = 0
-    with _opened(config) as queue:
+    with _opened(config, topic) as queue:
         for entry in chosen(queue, names, cause=cause, everything=everything):
             # Sent before it is dropped: should this end between the two, the repeated id is not sent twice.
             queue.produce([again(entry)])
@@ -93,9 +100,10 @@ def drop(
     config: _Config = configuration.DEFAULT,
     cause: _Cause = None,
     everything: _All = False,  # noqa: FBT002
+    topic: Topic = "events",
 ) -> None:
     """Removes letters for good."""
-    with _opened(config) as queue:
+    with _opened(config, topic) as queue:
         done = sum(
             queue.drop_dead_letter(entry.partition, entry.cursor)
             for entry in chosen(queue, names, cause=cause, everything=everything)
@@ -153,6 +161,7 @@ def again(entry: DeadEntry) -> NewEvent:
 
 
 @contextlib.contextmanager
-def _opened(config: Path) -> Iterator[Queue]:
-    with contextlib.closing(open_queue(configuration.read_settings(config).queue)) as queue:
+def _opened(config: Path, topic: Topic) -> Iterator[Queue]:
+    settings = configuration.queue_of(configuration.read_settings(config), topic)
+    with contextlib.closing(open_queue(settings)) as queue:
         yield queue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+from streaming.config import queue_of
 from streaming.loop import Loop
 from streaming.queues.base import Cause, Consumer, DeadLetter, Event, MicroBatch, Queue
 from streaming.queues.factory import open_queue
@@ -81,13 +82,12 @@ class OutcomeConsumer:
 
 def open_consumer(settings: StreamingSettings) -> OutcomeConsumer:
     """Raises: ConfigError when the settings name no topic or no log."""
-    if settings.outcomes is None:
-        raise ConfigError("Cannot take outcomes: no topic is set. Set outcomes.kind and outcomes.path.")
+    topic = queue_of(settings, "outcomes")
     # Every outcome waits for its file: it is written at once.
     log = open_outcomes(settings.monitoring.model_copy(update={"when_full": "block"}))
     if log is None:
         raise ConfigError("Cannot take outcomes: there is no log. Set monitoring.uri.")
-    return OutcomeConsumer(open_queue(settings.outcomes), log, lease_s=settings.outcomes.lease_s)
+    return OutcomeConsumer(open_queue(topic), log, lease_s=topic.lease_s)
 
 
 def _letter(event: Event, reason: str) -> DeadLetter:

@@ -44,6 +44,11 @@ class QueueSettings(Settings):
     lease_s: pydantic.PositiveFloat = 5.0
     """A scorer that has not renewed its lease for so long loses its partitions."""
 
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Equal for two that are the same stream; the last part may be shown."""
+        return ("sqlite", self.path) if self.kind == "sqlite" else (self.kind, self.url.get_secret_value(), self.name)
+
 
 class ScoringSettings(Settings):
     """How events are scored."""
@@ -143,5 +148,14 @@ class StreamingSettings(Settings):
         if self.pool.placement == "spread" and self.queue.kind == "sqlite":
             raise ValueError(
                 "Expected queue.kind redis or kafka for pool.placement spread, got sqlite, which is for one node"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _of_their_own(self) -> Self:
+        if self.outcomes is not None and self.outcomes.place == self.queue.place:
+            raise ValueError(
+                f"Expected a topic of their own for outcomes, got the events' {self.queue.place[-1]!r}: set "
+                f"outcomes.{'path' if self.queue.kind == 'sqlite' else 'name'}"
             )
         return self

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 
+from streaming.outcomes import OutcomeConsumer
 from streaming.queues.base import Cursor, NewEvent
 from streaming.queues.sqlite import SqliteQueue
 from streaming.scorer import Scorer
 from streaming.settings import ScoringSettings
 from tests.streaming.pools import NUM_PARTITIONS, write_settings
+from zaphod.monitoring.outcomes import open_outcomes
+from zaphod.monitoring.settings import LogSettings
 from zaphod.registry import Registry
 from zaphod.served import ServedModel
 
@@ -54,6 +58,14 @@ def dlq(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`zaphod dlq …`."""
     command = [str(Path(sys.executable).parent / "zaphod"), "dlq", *arguments, "--config", "streaming.yaml"]
     return subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"})
+
+
+def streaming(home: Path, *arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[str]:
+    """`python -m streaming …`."""
+    command = [sys.executable, "-m", "streaming", *arguments, "--config", "streaming.yaml"]
+    return subprocess.run(
+        command, cwd=home, input=given.decode(), capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}
+    )
 
 
 def letter_name(home: Path) -> str:
@@ -97,6 +109,57 @@ def test_drop_removes_for_good(home: Path) -> None:
     assert "dropped 1" in dlq(home, "drop", "--all").stdout
 
     assert "bad" not in dlq(home, "list").stdout
+
+
+@pytest.fixture
+def outcomes(home: Path) -> SqliteQueue:
+    """A topic of outcomes, in the settings too, beside the stream."""
+    path = home / "streaming.yaml"
+    settings = yaml.safe_load(path.read_text())
+    settings["outcomes"] = {"path": "var/outcomes", "partitions": 1}
+    settings["monitoring"] = {"uri": "var/monitoring"}
+    path.write_text(yaml.safe_dump(settings))
+    return SqliteQueue(home / "var/outcomes", num_partitions=1)
+
+
+def test_the_topic_of_outcomes_has_the_same_commands(home: Path, outcomes: SqliteQueue) -> None:
+    """Sent, looked at, set aside, sent again and dropped by hand, the stream of events untouched."""
+    lines = b'{"prediction_id": "p-1", "value": 1}\n{"prediction_id": "p-2"}\n'
+    assert "sent 2" in streaming(home, "produce", "--topic", "outcomes", given=lines).stderr
+    log = open_outcomes(LogSettings(uri=str(home / "var/monitoring")))
+    assert log is not None
+    consumer = OutcomeConsumer(outcomes, log, lease_s=30)
+    consumer.step()
+    (entry,) = outcomes.read_dead_letters({0: Cursor()}, max_letters=10)
+    name = f"0/0/{entry.cursor.offset}"
+
+    assert name in dlq(home, "list", "--topic", "outcomes").stdout
+    assert "bad" not in dlq(home, "list", "--topic", "outcomes").stdout
+    assert dlq(home, "show", name, "--topic", "outcomes").stdout == '{"prediction_id": "p-2"}'
+    assert "sent 1 letters" in dlq(home, "replay", name, "--topic", "outcomes").stdout
+    consumer.step()
+    assert "partition 0 goes on at offset 2" in streaming(home, "replay", "--from", "2", "--topic", "outcomes").stdout
+    shown = streaming(home, "lag", "--topic", "outcomes").stdout
+    assert [word for word in shown.split() if word.isdigit()][:4] == ["0", "2", "3", "1"]
+    assert "dropped 1 letters" in dlq(home, "drop", "--all", "--topic", "outcomes").stdout
+    log.close()
+    assert "bad" in dlq(home, "list").stdout
+
+
+def test_a_topic_that_is_not_set_is_said_so(home: Path) -> None:
+    """One sentence, and so for a table, which has a command of its own."""
+    assert "none is set" in dlq(home, "list", "--topic", "outcomes").stderr
+    assert "none is set" in streaming(home, "lag", "--topic", "outcomes").stderr
+    table = streaming(home, "produce", "--topic", "outcomes", "--events", "told.parquet")
+    assert "zaphod experiment import" in table.stderr
+
+
+def test_outcomes_do_not_go_into_the_stream_of_events(home: Path) -> None:
+    """A path that was left out is that of the events by default."""
+    path = home / "streaming.yaml"
+    path.write_text(path.read_text() + "outcomes: {kind: sqlite}\n")
+
+    assert "set outcomes.path" in streaming(home, "lag").stderr
 
 
 @pytest.mark.parametrize(
