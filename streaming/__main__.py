@@ -27,8 +27,10 @@ _Config = Annotated[Path, typer.Option("--config", help="the settings")]
 _Model = Annotated[str | None, typer.Option("--model", help="reference of the model, instead of the settings'")]
 _Events = Annotated[Path, typer.Option("--events", help="Parquet file or folder, one event a row")]
 _Rate = Annotated[float | None, typer.Option("--rate", help="events a second; as fast as it goes if left out", min=0.1)]
-_Id = Annotated[str | None, typer.Option("--id-column", help="column with each event's id")]
-_Key = Annotated[str | None, typer.Option("--key-column", help="column whose equal values keep their order")]
+_Id = Annotated[str | None, typer.Option("--id-column", help="column, or field of a line, with each event's id")]
+_Key = Annotated[
+    str | None, typer.Option("--key-column", help="column, or field of a line, whose equal values keep their order")
+]
 _RAY_ENV = Path("configs/ray.env")
 
 
@@ -83,7 +85,7 @@ def produce(
         raise ConfigError("Cannot send a table of outcomes to their topic. Use `zaphod experiment import`.")
     queue = open_queue(queue_of(settings, topic))
     if events is None:
-        source = producer.from_lines(sys.stdin.buffer)
+        source = producer.from_lines(sys.stdin.buffer, id_column=id_column, key_column=key_column)
     else:
         source = producer.from_parquet(events, _schema(settings), id_column=id_column, key_column=key_column)
     sent = producer.feed(queue, source, rate=rate, limit=limit)

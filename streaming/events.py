@@ -47,6 +47,14 @@ class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
     data: msgspec.Raw = msgspec.Raw(b"")
 
 
+class CloudNames(msgspec.Struct, frozen=True):
+    """What a structured CloudEvent says of itself to whoever sends it on."""
+
+    id: str
+    partitionkey: str | None = None
+    data: msgspec.Raw = msgspec.Raw(b"")
+
+
 class Envelope(msgspec.Struct, frozen=True, gc=False):
     """What a CloudEvent had around the row, for the answer."""
 
@@ -85,6 +93,7 @@ class _PredictionCloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defa
 
 
 _cloud_decoder = msgspec.json.Decoder(_CloudEvent)
+_names_decoder = msgspec.json.Decoder(CloudNames)
 _encoder = msgspec.json.Encoder()
 
 
@@ -123,6 +132,16 @@ def encode(
     if envelope is not None:
         body, headers = _wrap(answer, envelope, prediction_id)
     return Output(event.offset, prediction_id, event.key, _encoder.encode(body), headers, event.created)
+
+
+def cloud_names(value: bytes) -> CloudNames | None:
+    """None when it is no structured CloudEvent, or a broken one, which is for the scorer to refuse."""
+    if _CLOUD_MARK not in value:
+        return None
+    try:
+        return _names_decoder.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def original_id(event: Event) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +13,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from streaming import events
 from streaming.queues.base import NewEvent, Queue
 from zaphod.columns import clip
 from zaphod.errors import InvalidInputError
@@ -41,18 +42,32 @@ def from_parquet(path: Path, schema: Schema, *, id_column: str | None, key_colum
                     value = msgspec.json.encode({name: row[name] for name in schema.names if name in row})
                     yield NewEvent(
                         value=value,
-                        id=str(row[id_column]) if id_column else uuid.uuid4().hex,
-                        key=str(row[key_column]) if key_column else None,
+                        id=_id(row[id_column], str(file)) if id_column else uuid.uuid4().hex,
+                        key=_key(row[key_column]) if key_column else None,
                         created=time.time(),
                     )
 
 
-def from_lines(file: BinaryIO) -> Iterator[NewEvent]:
-    """One event a line, as it stands; the id is new, so a line sent twice is two events."""
-    for line in file:
-        stripped = line.strip()
-        if stripped:
-            yield NewEvent(value=stripped, id=uuid.uuid4().hex, created=time.time())
+def from_lines(file: BinaryIO, *, id_column: str | None = None, key_column: str | None = None) -> Iterator[NewEvent]:
+    """One event a line, as it stands.
+
+    id_column, key_column: fields of the row. Without them, a structured CloudEvent has its own `id` and `partitionkey`;
+    another line has no key and a new id, so that sent twice it is two events.
+
+    Raises: InvalidInputError for a line without a field that was named.
+    """
+    for number, line in enumerate(file, start=1):
+        value = line.strip()
+        if not value:
+            continue
+        cloud = events.cloud_names(value)
+        identifier = uuid.uuid4().hex if cloud is None else cloud.id
+        key = None if cloud is None else cloud.partitionkey
+        if id_column or key_column:
+            row, place = _fields(value if cloud is None else cloud.data), f"line {number}"
+            identifier = _id(_field(row, id_column, place), place) if id_column else identifier
+            key = _key(_field(row, key_column, place)) if key_column else key
+        yield NewEvent(value=value, id=identifier, key=key, created=time.time())
 
 
 def feed(queue: Queue, events: Iterable[NewEvent], *, rate: float | None, limit: int | None) -> int:
@@ -88,6 +103,32 @@ def feed(queue: Queue, events: Iterable[NewEvent], *, rate: float | None, limit:
         ]
         queue.produce(stamped)
         sent += len(chunk)
+
+
+def _fields(data: bytes | msgspec.Raw) -> Mapping[str, object]:
+    """Of a row that may be anything; empty when it is no object."""
+    try:
+        return msgspec.json.decode(data, type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+
+
+def _field(row: Mapping[str, object], name: str, place: str) -> object:
+    value = row.get(name)
+    if name not in row or isinstance(value, (dict, list)):
+        raise InvalidInputError(clip(f"Expected a row with text or a number in `{name}`, got none - at {place}"))
+    return value
+
+
+def _id(value: object, place: str) -> str:
+    if value is None:
+        raise InvalidInputError(f"Expected an id, got null - at {place}")
+    return str(value)
+
+
+def _key(value: object) -> str | None:
+    """What has none is spread by its id."""
+    return None if value is None else str(value)
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, object]]:

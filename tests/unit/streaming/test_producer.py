@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from pathlib import Path
 
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from streaming import producer
 from streaming.queues.base import NewEvent
 from streaming.queues.sqlite import SqliteQueue
+from zaphod.errors import InvalidInputError
+from zaphod.schema import DType, Field, Output, Schema, Task
 
 NUM = 400
 
@@ -38,3 +44,65 @@ def test_each_event_is_sent_once_as_of_when_it_was_due(tmp_path: Path, rate: flo
         gaps = [later.created - earlier.created for earlier, later in itertools.pairwise(found)]
         assert gaps == pytest.approx([1 / rate] * (NUM - 1), abs=1e-6)
     queue.close()
+
+
+def sent(*lines: object, id_column: str | None = None, key_column: str | None = None) -> list[NewEvent]:
+    """What becomes of the lines; bytes go as they are, all else as JSON."""
+    encoded = [line if isinstance(line, bytes) else msgspec.json.encode(line) for line in lines]
+    file = io.BytesIO(b"\n".join(encoded))
+    return list(producer.from_lines(file, id_column=id_column, key_column=key_column))
+
+
+CLOUD = {"specversion": "1.0", "id": "c-1", "source": "/till", "type": "sale", "data": {"order": 17, "who": "ann"}}
+
+
+def test_lines_have_id_and_key_from_their_fields() -> None:
+    """Whole numbers as text; a key that is null is none."""
+    first, second = sent({"order": 17, "who": "ann"}, {"order": "x", "who": None}, id_column="order", key_column="who")
+
+    assert (first.id, first.key, first.value) == ("17", "ann", b'{"order":17,"who":"ann"}')
+    assert (second.id, second.key) == ("x", None)
+
+
+def test_a_cloud_event_keeps_its_id_and_partition_key(tmp_path: Path) -> None:
+    """So that one sent twice is one event; a column that is named is of its data and goes before."""
+    (plain,) = sent(CLOUD)
+    assert (plain.id, plain.key) == ("c-1", None)
+    (keyed,) = sent(CLOUD | {"partitionkey": "p"})
+    assert (keyed.id, keyed.key) == ("c-1", "p")
+    (named,) = sent(CLOUD | {"partitionkey": "p"}, id_column="order", key_column="who")
+    assert (named.id, named.key) == ("17", "ann")
+    queue = SqliteQueue(tmp_path / "stream", num_partitions=1)
+    assert producer.feed(queue, sent(CLOUD), rate=None, limit=None) == 1
+    producer.feed(queue, sent(CLOUD), rate=None, limit=None)
+    assert [event.id for event in read(queue)] == ["c-1"]
+    queue.close()
+
+
+def test_lines_without_names_are_new_events() -> None:
+    """Also those that are no JSON, or a broken CloudEvent: they are the scorer's to refuse."""
+    lines = (b"{", b"", {"a": 1}, {"a": 1}, {"specversion": "1.0"})
+
+    found = sent(*lines)
+
+    assert len({event.id for event in found}) == 4
+    assert {event.key for event in found} == {None}
+
+
+@pytest.mark.parametrize("bad", [b"{", b"[1]", {"other": 1}, {"order": None}, {"order": [1]}])
+def test_a_line_without_the_field_that_was_named_is_refused(bad: object) -> None:
+    """With its number, never as an event with an id of its own."""
+    with pytest.raises(InvalidInputError, match="line 2"):
+        sent({"order": 1}, bad, id_column="order")
+
+
+def test_a_table_with_nulls_has_events_without_a_key(tmp_path: Path) -> None:
+    """A key that is null is none; an id that is null is refused."""
+    schema = Schema(fields=(Field(name="amount", dtype=DType.FLOAT64),), output=Output(task=Task.REGRESSION))
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"amount": [1.0, 2.0], "order": ["a", None], "who": [None, "ann"]}), path)
+
+    events = producer.from_parquet(path, schema, id_column=None, key_column="who")
+    assert [event.key for event in events] == [None, "ann"]
+    with pytest.raises(InvalidInputError, match="null"):
+        list(producer.from_parquet(path, schema, id_column="order", key_column=None))
