@@ -13,12 +13,13 @@ from typing import Annotated, Any
 
 import pydantic
 import typer
+from pydantic.fields import FieldInfo
 from rich.console import Console
 
 from batch.execution import join_ahead, ray_executor
 from batch.settings import BatchSettings, from_home
 from zaphod.errors import ZaphodError
-from zaphod.settings import load_settings
+from zaphod.settings import Settings, load_settings
 
 if typing.TYPE_CHECKING:
     from batch.job import Execute, Outcome, RejectLimitError
@@ -62,7 +63,7 @@ def _run(
 
     job = Job(
         settings,
-        open_executor=lambda seconds: _executor(settings, seconds, run_dir=run_dir, joined=joined),
+        open_executor=lambda seconds: _executor(settings, seconds, run_dir=run_dir, joined=joined, console=console),
         console=console,
     )
     try:
@@ -98,14 +99,23 @@ def _at_home(settings: BatchSettings, home: Path) -> BatchSettings:
 
 
 def _executor(
-    settings: BatchSettings, seconds: float | None, *, run_dir: Path, joined: Callable[[], TaskPool] | None
+    settings: BatchSettings,
+    seconds: float | None,
+    *,
+    run_dir: Path,
+    joined: Callable[[], TaskPool] | None,
+    console: Console,
 ) -> contextlib.AbstractContextManager[Execute]:
     """seconds: what is left to do, on one core."""
     from batch.inline import inline_executor
 
     if seconds is not None and seconds < settings.in_process_s:
         return inline_executor()
-    return ray_executor(settings, run_dir=run_dir, seconds=seconds, joined=joined)
+
+    def warn(text: str) -> None:
+        console.print(text, style="yellow", highlight=False, soft_wrap=True, markup=False)
+
+    return ray_executor(settings, run_dir=run_dir, seconds=seconds, joined=joined, warn=warn)
 
 
 def show_plan(console: Console, ready: Preflight, settings: BatchSettings) -> None:
@@ -180,21 +190,33 @@ def _command() -> Any:  # what typer inspects
 
     def command(**values: Any) -> None:
         config, dry_run = values.pop("config"), values.pop("dry_run")
-        flags = {name: None if value == [] else value for name, value in values.items()}
+        flags: dict[str, object] = {name: None if value == [] else value for name, value in values.items()}
+        for group, names in groups.items():
+            given = {name: flags.pop(f"{group}_{name}") for name in names}
+            flags[group] = {name: value for name, value in given.items() if value is not None} or None
         _leave(run(config=config, dry_run=dry_run, flags=flags, leave=_leave))
 
     parameters = [
         _option("config", Path, Path("configs/batch.yaml"), help_text="the file of settings"),
         _option("dry_run", bool, default=False, help_text="check everything and score nothing"),
     ]
+    groups: dict[str, list[str]] = {}
     for name, field in BatchSettings.model_fields.items():
-        kind: type = bool if field.annotation is bool else str
-        if field.annotation == tuple[str, ...]:
-            kind = list[str]
-        parameters.append(_option(name, kind, None, help_text=field.description or ""))
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            groups[name] = list(field.annotation.model_fields)
+            parameters += [_flag_of(f"{name}_{part}", each) for part, each in field.annotation.model_fields.items()]
+        else:
+            parameters.append(_flag_of(name, field))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
     command.__doc__ = __doc__
     return command
+
+
+def _flag_of(name: str, field: FieldInfo) -> inspect.Parameter:
+    kind: type = bool if field.annotation is bool else str
+    if field.annotation == tuple[str, ...]:
+        kind = list[str]
+    return _option(name, kind, None, help_text=field.description or "")
 
 
 def _leave(code: int) -> None:

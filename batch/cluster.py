@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from batch.settings import BatchSettings
 from zaphod import machine
 from zaphod.errors import EnvironmentNotReadyError
+from zaphod.location import on_own_disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,32 @@ def find(*, run_dir: Path, ray_env: Path) -> machine.RayPlace:
     if place.address is None:
         machine.end_orphans(run_dir)
     return place
+
+
+def num_machines() -> int:
+    """Of the cluster that this process is part of: several of its nodes may be on one machine."""
+    import ray
+
+    return len({node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]})  # type: ignore[no-untyped-call]  # Ray's own
+
+
+def own_disks(settings: BatchSettings, *, num_machines: int) -> str | None:
+    """A warning of folders that every machine may have for itself. It is none that refuses: one of the machines may
+    lend its folder to the others.
+    """
+    uris = {
+        "registry": settings.registry,
+        "input": settings.input,
+        "output": settings.output,
+        "monitoring.uri": settings.monitoring.uri,
+    }
+    own = [f"{name} ({uri})" for name, uri in uris.items() if uri is not None and on_own_disk(uri)]
+    if num_machines < 2 or not own:
+        return None
+    return (
+        f"The cluster has {num_machines} machines, and a disk of this one holds {', '.join(own)}: unless the others "
+        "see it under the same path, each reads and writes a folder of its own. Name a bucket, or a shared folder."
+    )
 
 
 @contextlib.contextmanager

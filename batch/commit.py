@@ -143,7 +143,7 @@ class Staging:
             # One that the machine's end left empty is none.
             with contextlib.suppress(msgspec.MsgspecError):
                 receipt = msgspec.json.decode(self.storage.read(f"{folder}/{name}"), type=Receipt)
-                if self._is_whole(receipt):
+                if self.is_whole(receipt):
                     found[receipt.unit] = receipt
         return found
 
@@ -274,7 +274,8 @@ class Staging:
         elif self.storage.names(f".staging/{self.run_id}"):
             self.output.filesystem.delete_dir(staged)
 
-    def _is_whole(self, receipt: Receipt) -> bool:
+    def is_whole(self, receipt: Receipt) -> bool:
+        """Its files are there, with the size they had when they were written."""
         infos = self.data.filesystem.get_file_info([self.data.child(file.path) for file in receipt.files])
         return [info.size for info in infos] == [file.bytes for file in receipt.files]
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batch.cluster import connect, find
+from batch.cluster import connect, find, num_machines, own_disks
 from batch.settings import BatchSettings
 from batch.tasks import TaskPool
 
@@ -54,10 +54,12 @@ def ray_executor(
     run_dir: Path,
     seconds: float | None = None,
     joined: Callable[[], TaskPool] | None = None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Execute]:
     """On the Ray that runs for this home, or on one started for the job. Raises: EnvironmentNotReadyError.
 
-    seconds: what is left to do, on one core, where that is known. joined: from `join_ahead`.
+    seconds: what is left to do, on one core, where that is known. joined: from `join_ahead`. warn: told of folders that
+    the cluster's machines may each have for themselves.
     """
     from batch import dataset
 
@@ -66,6 +68,9 @@ def ray_executor(
             pool = joined()
         else:
             pool = TaskPool(stack.enter_context(connect(find(run_dir=run_dir, ray_env=settings.ray_env))), settings)
+        warning = own_disks(settings, num_machines=num_machines())
+        if warning is not None:
+            warn(warning)
         if seconds is not None and seconds >= settings.ray_data_s:
             yield functools.partial(dataset.execute, settings=settings, num_tasks=pool.size)
         else:

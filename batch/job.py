@@ -205,6 +205,7 @@ class Job:
                 receipts[unit.id] = whole
         kept = {file.path for receipt in receipts.values() for file in receipt.files}
         staging.drop(path for path in staging.data_files() if path not in kept)
+        self._see_all(receipts, staging)
         if receipts and all(receipt.corrupt for receipt in receipts.values()):
             first = min(receipts.values(), key=lambda receipt: receipt.unit)
             raise RejectLimitError(f"Cannot publish: no file could be read. {first.problems[0].reason}")
@@ -212,6 +213,23 @@ class Job:
         for receipt in receipts.values():
             counts = _plus(counts, receipt)
         check_limits(counts, self._settings)
+
+    def _see_all(self, receipts: dict[str, Receipt], staging: Staging) -> None:
+        """What a task has written is there for this process too. Raises: BatchError.
+
+        On a cluster whose output is a folder of each machine's own it is not. A bucket is one for all.
+        """
+        lost = (
+            [receipt for receipt in receipts.values() if not staging.is_whole(receipt)]
+            if staging.output.is_local
+            else []
+        )
+        if lost:
+            raise BatchError(
+                f"Cannot publish: results of {len(lost)} units, {lost[0].path} among their files, are not in "
+                f"{staging.output.uri}. On a cluster the output must be a folder that every machine sees, or a bucket. "
+                "Run the job again."
+            )
 
     def _sum_up(
         self, ready: Preflight, receipts: dict[str, Receipt], *, rows: int, resumed: int, carried: int

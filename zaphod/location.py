@@ -14,6 +14,24 @@ from zaphod.errors import ConfigError
 # What Hive, Spark and pyarrow call the folder of a null.
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
+# File systems that several machines see, as Linux names them.
+_SHARED = (
+    "nfs",
+    "cifs",
+    "smb",
+    "ceph",
+    "fuse",
+    "lustre",
+    "gluster",
+    "gpfs",
+    "beegfs",
+    "9p",
+    "virtiofs",
+    "afs",
+    "ocfs",
+    "gfs",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Location:
@@ -43,6 +61,23 @@ def locate(uri: str) -> Location:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise ConfigError(f"Cannot open {uri!r}: {error}. Give a folder or an address such as s3://….") from error
     return Location(uri=uri, filesystem=filesystem, path=path.rstrip("/"))
+
+
+def on_own_disk(uri: str, *, mounts: Path = Path("/proc/self/mounts")) -> bool:
+    """The path of a folder on a disk of this machine, as far as its mounts tell: elsewhere it is another folder.
+
+    One that this machine lends to others looks the same.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if separator and scheme != "file":
+        return False
+    path = Path(rest if separator else uri).absolute()
+    try:
+        lines = [line.split() for line in mounts.read_text().splitlines()]
+    except OSError:
+        return True
+    above = [(len(Path(line[1]).parts), line[2]) for line in lines if path.is_relative_to(line[1])]
+    return not max(above, default=(0, ""))[1].startswith(_SHARED)
 
 
 def partitions_of(path: str) -> dict[str, str | None]:

@@ -33,7 +33,8 @@ def load_settings(
     flags: Mapping[str, object] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> SettingsT:
-    """Merges the sources once and validates the result. Flags that are None were not given.
+    """Merges the sources once and validates the result. Flags that are None were not given; one that is a mapping
+    changes what it names of its group and no more.
 
     Raises: ConfigError naming the key, what was expected and where it came from.
     """
@@ -42,7 +43,12 @@ def load_settings(
         text = (environ or {}).get(_ENV_PREFIX + name.upper())
         if text is not None:
             values[name] = yaml.safe_load(text)
-    values.update({name: value for name, value in (flags or {}).items() if value is not None})
+    for name, value in (flags or {}).items():
+        before = values.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            values[name] = {**before, **value}
+        elif value is not None:
+            values[name] = value
     try:
         return model.model_validate(values)
     except pydantic.ValidationError as error:

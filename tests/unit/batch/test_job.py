@@ -309,6 +309,21 @@ def test_what_a_dead_process_left_is_not_published(tmp_path: Path, registry: Reg
     assert tables.content(Path(outcome.predictions).parent) == tables.content(Path(whole.predictions).parent)
 
 
+def test_results_on_another_machines_disk_are_not_published(tmp_path: Path, registry: Registry) -> None:
+    """A unit's receipt without its files here is no result: the job says what a cluster's output must be."""
+    tables.write_input(tmp_path / "input")
+
+    def lose(step: str) -> None:
+        if step == "scored":
+            next((tmp_path / "output/.staging").glob("*/run/predictions/*")).unlink()
+
+    with pytest.raises(BatchError, match="every machine sees"):
+        tables.run(tables.make_settings(tmp_path, registry), on_step=lose)
+    assert published(tmp_path) == []
+
+    assert tables.run(tables.make_settings(tmp_path, registry)).manifest.timing.resumed_units == 5
+
+
 def test_a_sample_is_published_beside(tmp_path: Path, registry: Registry) -> None:
     """A sample has its rows and its own folder, and current.json stays with the whole run."""
     tables.write_input(tmp_path / "input")

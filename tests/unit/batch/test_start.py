@@ -45,13 +45,15 @@ def test_a_job_with_a_compiled_model_runs_without_pandas(tmp_path: Path, registr
 
 
 def test_every_setting_is_a_flag() -> None:
-    """A switch can be set and taken back."""
+    """A switch can be set and taken back; those of the log have both names."""
     from batch.__main__ import _command
     from batch.settings import BatchSettings
+    from zaphod.monitoring.settings import LogSettings
 
     app = typer.Typer()
     app.command()(_command())
     options = {name for parameter in typer.main.get_command(app).params for name in parameter.opts}
 
-    assert {f"--{name.replace('_', '-')}" for name in BatchSettings.model_fields} <= options
+    log = {f"monitoring_{name}" for name in LogSettings.model_fields}
+    assert {f"--{name.replace('_', '-')}" for name in {*BatchSettings.model_fields, *log} - {"monitoring"}} <= options
     assert {"--config", "--dry-run", "--incremental"} <= options
