@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import msgspec
 import pyarrow.fs as pafs
@@ -178,14 +179,20 @@ class Staging:
         folder = Path(self.output.child(".staging"))
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{self.run_id}.lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            if not _try_lock(file):
                 raise BatchError(
                     f"Cannot run {self.run_id}: another process works on the same run. Wait for it, or end it."
-                ) from error
+                )
             yield
             Path(file.name).unlink()
+
+    def is_locked(self) -> bool:
+        """Another process works on the run. Of a bucket nobody knows."""
+        path = Path(self.output.child(f".staging/{self.run_id}.lock"))
+        if not self.output.is_local or not path.exists():
+            return False
+        with path.open("a") as file:
+            return not _try_lock(file)
 
     def carry_over(self, run_id: str, files: Iterable[OutputFile]) -> bool:
         """Brings files of a published run into this one; False when one is not there as it was.
@@ -202,7 +209,11 @@ class Staging:
                 continue
             Path(target).parent.mkdir(parents=True, exist_ok=True)
             Path(target).unlink(missing_ok=True)
-            Path(target).hardlink_to(f"{source}/{file.path}")
+            try:
+                Path(target).hardlink_to(f"{source}/{file.path}")
+            except FileNotFoundError:
+                # Somebody removes the run.
+                return False
         return True
 
     def read_published(self, run_id: str, name: str) -> bytes:
@@ -267,17 +278,62 @@ class Staging:
         self.storage.replace(POINTER, msgspec.json.format(msgspec.json.encode(pointer), indent=2) + b"\n")
 
     def clean(self) -> None:
-        """Removes what is left in staging of this run."""
-        staged = self.output.child(f".staging/{self.run_id}")
+        """Removes what is left in staging of this run, and in a bucket the run's files if they are not published."""
+        staged = [f".staging/{self.run_id}"]
         if self.output.is_local:
-            shutil.rmtree(staged, ignore_errors=True)
-        elif self.storage.names(f".staging/{self.run_id}"):
-            self.output.filesystem.delete_dir(staged)
+            shutil.rmtree(self.output.child(staged[0]), ignore_errors=True)
+            return
+        staged += [] if self.is_published() else [self.published]
+        for folder in staged:
+            if self.storage.names(folder):
+                self.output.filesystem.delete_dir(self.output.child(folder))
+
+    def withdraw(self) -> bool:
+        """Takes a published run from its readers, for `clean` to remove; False when current.json names it.
+
+        On this machine by one rename, in a bucket by the removal of `_SUCCESS`: no reader finds half a run.
+        """
+        if self.current() == self.run_id or not self.is_published():
+            return False
+        if not self.output.is_local:
+            self.storage.delete(f"{self.published}/{SUCCESS}")
+            return True
+        published, gone = (
+            Path(self.output.child(self.published)),
+            Path(self.output.child(f".staging/{self.run_id}/gone")),
+        )
+        shutil.rmtree(gone, ignore_errors=True)
+        gone.parent.mkdir(parents=True, exist_ok=True)
+        published.rename(gone)
+        if self.current() == self.run_id:
+            # Made current by a job that found it finished, in this very moment.
+            gone.rename(published)
+            return False
+        return True
+
+    def last_written(self) -> datetime.datetime:
+        """When something of the unpublished run was written last; long ago where nothing tells."""
+        folders = [f".staging/{self.run_id}"] if self.output.is_local else [f".staging/{self.run_id}", self.published]
+        infos = self.output.filesystem.get_file_info([self.output.child(f".staging/{self.run_id}.lock")])
+        for folder in folders:
+            selector = pafs.FileSelector(self.output.child(folder), recursive=True, allow_not_found=True)
+            infos += self.output.filesystem.get_file_info(selector)
+        times = [info.mtime for info in infos if info.mtime is not None]
+        return max(times, default=datetime.datetime.fromtimestamp(0, datetime.UTC))
 
     def is_whole(self, receipt: Receipt) -> bool:
         """Its files are there, with the size they had when they were written."""
         infos = self.data.filesystem.get_file_info([self.data.child(file.path) for file in receipt.files])
         return [info.size for info in infos] == [file.bytes for file in receipt.files]
+
+
+def _try_lock(file: IO[str]) -> bool:
+    """False when another process has it, or has just given the file's name up with it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return Path(file.name).stat().st_ino == os.fstat(file.fileno()).st_ino
+    except OSError:
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

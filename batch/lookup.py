@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import sys
 from pathlib import Path
@@ -50,6 +51,30 @@ def runs(output: _Output = None, config: _Config = _DEFAULT_CONFIG) -> None:
     for run in PublishedPredictions.open(_output(output, config)).runs():
         table.add_row(run.run_id, f"{run.model}@{run.version}", f"{run.rows:,}", run.published)
     Console().print(table)
+
+
+@app.command()
+def gc(
+    keep: Annotated[int, typer.Option(help="the newest runs to keep, at least one", min=0)] = 10,
+    older_than_days: Annotated[float, typer.Option(help="remove nothing younger than this", min=0.0)] = 30.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run/--delete", help="only say what would go")] = True,  # noqa: FBT002
+    output: _Output = None,
+    config: _Config = _DEFAULT_CONFIG,
+) -> None:
+    """Removes old runs, and what jobs have left that were killed and never finished; never the current run."""
+    from batch.retention import find_garbage, remove  # half a second that other commands need not wait for
+
+    place = _output(output, config)
+    before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=older_than_days)
+    console = Console()
+    for garbage in find_garbage(place, keep=keep, before=before):
+        what = "published" if garbage.is_published else "never finished, last written"
+        said = f"{garbage.run_id} ({what} {garbage.since.isoformat(timespec='seconds')})"
+        if dry_run:
+            console.print(f"would remove {said}", highlight=False, soft_wrap=True)
+        else:
+            gone = remove(place, garbage)
+            console.print(f"{'removed' if gone else 'in use, kept'} {said}", highlight=False, soft_wrap=True)
 
 
 def _output(output: str | None, config: Path) -> str:

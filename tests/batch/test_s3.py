@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
 import os
 import signal
@@ -18,11 +19,15 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
+from batch import retention
+from batch.commit import Staging
+from batch.retention import find_garbage, remove
 from batch.settings import BatchSettings
 from tests import models
 from tests.batch import tables
 from tests.conftest import ROOT, wait_for
 from zaphod import machine
+from zaphod.lookup import PublishedPredictions
 from zaphod.registry import Registry
 
 pytestmark = pytest.mark.timeout(120)
@@ -158,3 +163,36 @@ def test_a_delta_table_in_a_bucket(bucket: str) -> None:
     assert (len(first.delivered), second.delivered) == (1, ())
     ids = deltalake.DeltaTable(f"s3://{bucket}/table").to_pyarrow_table(columns=["id"])["id"].to_pylist()
     assert sorted(ids) == sorted(f"{seed}-{i}" for seed in range(3) for i in range(200))
+
+
+def test_old_runs_and_abandoned_ones_go(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A published run goes with `_SUCCESS` first, of what was never published all; the current run stays, and so does
+    what was written today, for a bucket has no locks.
+    """
+    put_input(bucket, "old")
+    first = tables.run(settings(bucket, "old"))
+    last = tables.run(settings(bucket, "old", batch_rows=39)).manifest.run_id
+    output, later = f"s3://{bucket}/old/output", datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
+
+    def die(step: str) -> None:
+        if step == "unit":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tables.run(settings(bucket, "old", batch_rows=38), on_step=die)
+
+    def collect() -> list[bool]:
+        return [each.is_published for each in find_garbage(output, keep=1, before=later) if remove(output, each)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Staging, "clean", lambda self: pytest.fail("killed here"))
+        with pytest.raises(pytest.fail.Exception):
+            collect()
+    assert f"runs/{first.manifest.run_id}/manifest.json" in names(bucket, "old")
+    assert [run.run_id for run in PublishedPredictions.open(output).runs()] == [last]
+    assert collect() == []
+    monkeypatch.setattr(retention, "_AT_WORK", datetime.timedelta(hours=-1))
+
+    assert collect() == [False, False]
+
+    assert {name.split("/")[1] for name in names(bucket, "old") if "/" in name} == {last}
