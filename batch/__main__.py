@@ -160,7 +160,10 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     """Where the predictions are, and the counts."""
     manifest = outcome.manifest
     if outcome.unchanged:
-        console.print("finished before: nothing has changed, nothing was done")
+        said = "nothing has changed, nothing was done"
+        if outcome.instead_of is not None:
+            said = f"nothing was scored, and it is current now in place of {outcome.instead_of}"
+        console.print(f"finished before: {said}", highlight=False, soft_wrap=True)
     console.print(
         f"rows in {manifest.rows_in:,}  out {manifest.rows_out:,}  rejected {manifest.rows_rejected:,}  "
         f"at {manifest.timing.rows_per_s:,.0f} rows/s",

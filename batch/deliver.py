@@ -1,4 +1,5 @@
-"""Brings a published run to where its readers look: a Delta table, a SQL database. Each run arrives once.
+"""Brings a published run to where its readers look: a Delta table, a SQL database. Each run arrives once; with a key,
+once more when it is current again and another has come since.
 
 The run is on disk and whole before this begins: a delivery that dies is done again by the next start of the same job.
 That a run has arrived is written in the destination itself, in the transaction that brings its rows.
@@ -56,7 +57,10 @@ class Destination(Protocol):
     name: str
 
     def deliver(self, load: Load) -> bool:
-        """All of it or nothing; False when the run has arrived before. Raises: BatchError, ConfigError."""
+        """All of it or nothing; False when the run has arrived before and, if rows have a key, no other has since.
+
+        Raises: BatchError, ConfigError.
+        """
         ...
 
 

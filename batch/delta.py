@@ -10,9 +10,15 @@ if TYPE_CHECKING:
     from deltalake import CommitProperties, DeltaTable
 
 
+_NEWEST = "zaphod"
+# Of runs that were added, and of those from before there were numbers.
+_UNNUMBERED = 1
+
+
 class DeltaDestination:
     """Rows are added, or those with the same key replaced. The commit carries the run's id as Delta's own mark of an
-    application's transaction, so that a run that has arrived is recognised, and of two at once one fails.
+    application's transaction, so that a run that has arrived is recognised, and of two at once one fails. With a key
+    the mark has a number, and another mark the newest one: it says whose rows the table got last.
     """
 
     def __init__(self, address: str) -> None:
@@ -34,19 +40,21 @@ class DeltaDestination:
         from deltalake.exceptions import DeltaError
 
         mark = f"zaphod-{load.run_id}"
-        properties = CommitProperties(
-            custom_metadata={"zaphod_run_id": load.run_id}, app_transactions=[Transaction(app_id=mark, version=1)]
-        )
         try:
-            if not DeltaTable.is_deltatable(self._address):
-                check_keys(load)
-                write_deltalake(self._address, load.reader(), mode="error", commit_properties=properties)
-                return True
-            table = DeltaTable(self._address)
-            if table.transaction_version(mark) is not None:
+            table = DeltaTable(self._address) if DeltaTable.is_deltatable(self._address) else None
+            arrived = None if table is None else table.transaction_version(mark)
+            newest = None if table is None else table.transaction_version(_NEWEST)
+            if arrived is not None and (not load.keys or arrived == newest):
                 return False
-            check_keys(load)
+            marks = [Transaction(app_id=mark, version=_UNNUMBERED)]
             if load.keys:
+                number = (newest or _UNNUMBERED) + 1
+                marks = [Transaction(app_id=name, version=number) for name in (mark, _NEWEST)]
+            properties = CommitProperties(custom_metadata={"zaphod_run_id": load.run_id}, app_transactions=marks)
+            check_keys(load)
+            if table is None:
+                write_deltalake(self._address, load.reader(), mode="error", commit_properties=properties)
+            elif load.keys:
                 _merge(table, load, properties)
             else:
                 write_deltalake(table, load.reader(), mode="append", commit_properties=properties)

@@ -41,14 +41,15 @@ class RejectLimitError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A published run. unchanged: it was published before, nothing was scored. delivered: where it was brought now.
-    reports: files that describe it.
+    """A published run. unchanged: it was published before, nothing was scored. instead_of: the run that current.json
+    named until then. delivered: where it was brought now. reports: files that describe it.
     """
 
     manifest: Manifest
     predictions: str
     rejects: str
     unchanged: bool
+    instead_of: str | None = None
     delivered: tuple[str, ...] = ()
     reports: tuple[Path, ...] = ()
 
@@ -264,12 +265,15 @@ class Job:
         self._on_step("published")
 
     def _finish_published(self, staging: Staging) -> Outcome:
-        """A job that was killed between publishing and pointing is finished here."""
-        if self._settings.sample is None and staging.current() != staging.run_id:
+        """A job that was killed between publishing and pointing is finished here, and a run is made current again."""
+        before = staging.current()
+        moves = self._settings.sample is None and before != staging.run_id
+        if moves:
             staging.make_current()
         staging.clean()
         manifest = msgspec.json.decode(staging.manifest(), type=Manifest)
-        return self._outcome(manifest, staging, unchanged=True)
+        outcome = self._outcome(manifest, staging, unchanged=True)
+        return dataclasses.replace(outcome, instead_of=before if moves else None)
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)

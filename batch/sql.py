@@ -15,13 +15,15 @@ _DRIVERS = {
     "postgresql": ("adbc_driver_postgresql.dbapi", "adbc-driver-postgresql"),
 }
 _RUNS = "zaphod_runs"
+_NEWEST = "zaphod_newest"
 _STAGE = "zaphod_stage"
 
 
 class SqlDestination:
     """Rows are added, or those with the same key replaced (`INSERT … ON CONFLICT`, which SQLite and PostgreSQL share).
 
-    The run's id goes into the table `zaphod_runs` in the same transaction, so a run that has arrived is recognised.
+    The run's id goes into the table `zaphod_runs` in the same transaction, so a run that has arrived is recognised;
+    with a key also into `zaphod_newest`, which says whose rows a table got last.
     """
 
     def __init__(self, connect: Callable[[], Any], *, table: str, name: str) -> None:
@@ -53,16 +55,12 @@ class SqlDestination:
 
         try:
             with self._connect() as connection, connection.cursor() as cursor:
-                cursor.execute(
-                    f"CREATE TABLE IF NOT EXISTS {_RUNS} (run_id TEXT, target TEXT, PRIMARY KEY (run_id, target))"
-                )
+                for table, key in ((_RUNS, "run_id, target"), (_NEWEST, "target")):
+                    cursor.execute(
+                        f"CREATE TABLE IF NOT EXISTS {table} (run_id TEXT, target TEXT, PRIMARY KEY ({key}))"
+                    )
                 connection.commit()
-                # First, for it takes the lock: of two deliveries of one run the second waits here, and then finds it.
-                cursor.execute(
-                    f"INSERT INTO {_RUNS} VALUES ({_text(load.run_id)}, {_text(self._table)}) "  # noqa: S608  # quoted
-                    "ON CONFLICT DO NOTHING RETURNING run_id"
-                )
-                if not cursor.fetchall():
+                if not self._note(cursor, load):
                     connection.rollback()
                     return False
                 check_keys(load)
@@ -74,6 +72,22 @@ class SqlDestination:
         except Error as error:
             raise undelivered(load, self.name, error) from error
         return True
+
+    def _note(self, cursor: Any, load: Load) -> bool:  # as below
+        """Whether there is something to deliver.
+
+        Before the rows, for it takes a lock: of two deliveries of one run the second waits here, and then finds it.
+        """
+        row = f"(run_id, target) VALUES ({_text(load.run_id)}, {_text(self._table)})"
+        cursor.execute(f"INSERT INTO {_RUNS} {row} ON CONFLICT DO NOTHING RETURNING run_id")
+        is_first = bool(cursor.fetchall())
+        if not load.keys:
+            return is_first
+        cursor.execute(
+            f"INSERT INTO {_NEWEST} {row} ON CONFLICT (target) DO UPDATE SET run_id = excluded.run_id "
+            f"WHERE {_NEWEST}.run_id <> excluded.run_id RETURNING run_id"
+        )
+        return bool(cursor.fetchall()) or is_first
 
     def _replace(self, cursor: Any, load: Load) -> None:  # ADBC ships no types for its cursors
         # Temporary: it is neither logged nor left behind.

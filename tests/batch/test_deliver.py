@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,9 @@ import deltalake
 import pandas as pd
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
+from batch.__main__ import show_outcome
 from batch.settings import BatchSettings
 from tests.batch import tables
 from tests.batch.postgres import postgres
@@ -55,8 +59,8 @@ def content(target: dict[str, object]) -> pd.DataFrame:
     return table.to_pandas().sort_values("id", ignore_index=True)
 
 
-def query(target: dict[str, object], statement: str) -> pa.Table:
-    """Through the database's own driver; an empty table where there is none."""
+def query(target: dict[str, object], statement: str, *, commit: bool = False) -> pa.Table:
+    """Through the database's own driver; an empty table where there is none, and after a change."""
     address = str(target["sql"])
     driver = adbc_driver_sqlite.dbapi if address.startswith("sqlite") else adbc_driver_postgresql.dbapi
     with driver.connect(address.removeprefix("sqlite:///")) as connection, connection.cursor() as cursor:
@@ -64,6 +68,9 @@ def query(target: dict[str, object], statement: str) -> pa.Table:
             cursor.execute(statement)
         except driver.Error:
             return pa.table({"id": pa.array([], pa.string())})
+        if commit:
+            connection.commit()
+            return pa.table({})
         return cursor.fetch_arrow_table()
 
 
@@ -99,6 +106,48 @@ def test_a_later_run_replaces_its_keys(tmp_path: Path, registry: Registry, targe
 
     assert got["id"].is_unique
     assert got["run_id"].value_counts().to_dict() == {first: 200, second: 450}
+
+
+def test_a_run_that_is_current_again_is_brought_again(
+    tmp_path: Path, registry: Registry, target: dict[str, object]
+) -> None:
+    """With a key: what a later run brought is taken back, once, and what the command prints says so."""
+    tables.write_input(tmp_path / "input", num_files=1)
+    first = tables.run(settings(tmp_path, registry, target)).manifest.run_id
+    second = tables.run(settings(tmp_path, registry, target, batch_rows=41)).manifest.run_id
+
+    back, again = (tables.run(settings(tmp_path, registry, target)) for _ in range(2))
+
+    assert set(content(target)["run_id"]) == {first}
+    assert (back.unchanged, back.instead_of, len(back.delivered)) == (True, second, 1)
+    assert (again.unchanged, again.instead_of, again.delivered) == (True, None, ())
+    said = io.StringIO()
+    show_outcome(Console(file=said, width=200), back)
+    assert f"nothing was scored, and it is current now in place of {second}" in said.getvalue()
+    assert len(tables.run(settings(tmp_path, registry, target, batch_rows=41)).delivered) == 1
+    assert set(content(target)["run_id"]) == {second}
+
+
+def test_a_table_from_before_runs_had_an_order_goes_on(
+    tmp_path: Path, registry: Registry, target: dict[str, object]
+) -> None:
+    """Nobody knows which of its runs came last: the current one is brought once more."""
+    tables.write_input(tmp_path / "input", num_files=1)
+    first = tables.run(settings(tmp_path, registry, target)).manifest.run_id
+    tables.run(settings(tmp_path, registry, target, batch_rows=41))
+    if "delta" in target:
+        rows = deltalake.DeltaTable(str(target["delta"])).to_pyarrow_table()
+        shutil.rmtree(str(target["delta"]))
+        marks = [deltalake.Transaction(app_id=f"zaphod-{run}", version=1) for run in (first, "another")]
+        properties = deltalake.CommitProperties(app_transactions=marks)
+        deltalake.write_deltalake(str(target["delta"]), rows, commit_properties=properties)
+    else:
+        query(target, "DROP TABLE zaphod_newest", commit=True)
+
+    outcomes = [tables.run(settings(tmp_path, registry, target)) for _ in range(2)]
+
+    assert [len(outcome.delivered) for outcome in outcomes] == [1, 0]
+    assert set(content(target)["run_id"]) == {first}
 
 
 def test_without_a_key_rows_are_added(tmp_path: Path, registry: Registry, target: dict[str, object]) -> None:
@@ -162,6 +211,12 @@ def test_a_kill_after_publishing_loses_no_delivery(
 
     assert (outcome.unchanged, outcome.delivered) == (True, ())
     assert content(target)["id"].is_unique
+
+    between = tables.run(settings(tmp_path, registry, target, batch_rows=41)).manifest.run_id
+    for step, newest in (("delivering", between), ("delivered", outcome.manifest.run_id)):
+        assert killed(step) == 600
+        assert set(content(target)["run_id"]) == {newest}
+    assert tables.run(settings(tmp_path, registry, target)).delivered == ()
 
 
 @pytest.mark.fault
