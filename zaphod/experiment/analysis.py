@@ -59,6 +59,7 @@ def _phase(plan: Plan, mode: Mode, data: PhaseData, *, decides: bool) -> PhaseRe
         decides=decides,
         exposure=data.exposure,
         unnamed=data.unnamed,
+        unusable=data.unusable,
         effects=effects,
         segments=_segments(plan, data.observed),
         guardrails=tuple(

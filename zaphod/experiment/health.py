@@ -30,6 +30,8 @@ def health_checks(plan: Plan, phase: PhaseResult) -> tuple[HealthCheck, ...]:
     if phase.unnamed:
         detail = f"{phase.unnamed:,} predictions named no entity, and count as one entity each"
         checks.append(HealthCheck("entities", "waiting", "unnamed", detail))
+    if phase.unusable or phase.outcomes.unusable:
+        checks.append(_unusable(phase))
     return tuple(checks)
 
 
@@ -79,6 +81,14 @@ def _strays(phase: PhaseResult) -> HealthCheck:
     detail = f"{outcomes.doubled:,} came twice, {outcomes.orphan:,} belong to no prediction; none of them counts"
     strays = outcomes.doubled + outcomes.orphan
     return HealthCheck("stray outcomes", "passed", "few" if strays else "none", detail)
+
+
+def _unusable(phase: PhaseResult) -> HealthCheck:
+    detail = (
+        f"{phase.unusable:,} predictions were no finite number and count as failed, "
+        f"{phase.outcomes.unusable:,} outcomes were none and do not count"
+    )
+    return HealthCheck("numbers", "waiting", "not finite", detail)
 
 
 def _share(one: Coverage) -> str:

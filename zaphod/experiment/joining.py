@@ -26,15 +26,18 @@ from zaphod.storage import open_storage
 
 # Taken in together, of however many files: each time costs a pass over all that is there.
 _BATCH_ROWS = 1_048_576
+# The square of a difference of two such numbers, added up over entities and squared again, is still finite.
+_LARGEST = 1e70
 
 _TABLES = """
 CREATE TABLE predictions (
     id VARCHAR, served DOUBLE, phase INTEGER, challenger BOOLEAN, entity VARCHAR, named BOOLEAN, failed BOOLEAN,
-    latency DOUBLE, label VARCHAR, value DOUBLE{extras}, counts BOOLEAN
+    latency DOUBLE, label VARCHAR, value DOUBLE, unusable BOOLEAN{extras}, counts BOOLEAN
 );
 CREATE TABLE others (id VARCHAR);
 CREATE TABLE outcomes (id VARCHAR, field VARCHAR, value DOUBLE, text VARCHAR, moment DOUBLE);
 CREATE TABLE doubled (id VARCHAR);
+CREATE TABLE unusable (id VARCHAR);
 """
 
 
@@ -104,8 +107,10 @@ class Joined:
             """CREATE OR REPLACE TEMP TABLE taken AS
             SELECT prediction_id AS id, field, arg_min(value, time) AS value, arg_min(text, time) AS text,
                 epoch_us(min(time)) / 1e6 AS moment, count(*) AS times
-            FROM fresh GROUP BY ALL"""
+            FROM fresh WHERE value IS NULL OR abs(value) <= ? GROUP BY ALL""",
+            [_LARGEST],
         )
+        self._db.execute("INSERT INTO unusable SELECT prediction_id FROM fresh WHERE abs(value) > ?", [_LARGEST])
         self._db.execute(
             """INSERT INTO doubled SELECT id FROM taken, range(times - 1)
             UNION ALL SELECT id FROM taken SEMI JOIN outcomes USING (id, field)"""
@@ -127,23 +132,25 @@ class Joined:
             self._db.register("fresh", table)
             extras = "".join(
                 [
-                    *(
-                        f", TRY_CAST({_name(FEATURE + n)} AS DOUBLE) AS covariate_{i}"
-                        for i, n in enumerate(self._covariates)
-                    ),
+                    *(f", {_usable(FEATURE + n)} AS covariate_{i}" for i, n in enumerate(self._covariates)),
                     *(f", CAST({_name(FEATURE + n)} AS VARCHAR) AS segment_{i}" for i, n in enumerate(self._segments)),
                 ]
             )
             value = ", ".join(f"TRY_CAST({_name(name)} AS DOUBLE)" for name in values)
             self._db.execute(
                 f"""CREATE OR REPLACE TEMP TABLE taken AS
-                SELECT CASE WHEN "row" IS NULL THEN "call" ELSE "call" || '-' || "row" END AS id,
+                SELECT * REPLACE (
+                    failed OR unusable AS failed, CASE WHEN NOT unusable THEN label END AS label,
+                    CASE WHEN NOT unusable THEN value END AS value
+                )
+                FROM (SELECT *, coalesce(abs(value) > {_LARGEST!r}, false) AS unusable FROM (SELECT
+                    CASE WHEN "row" IS NULL THEN "call" ELSE "call" || '-' || "row" END AS id,
                     epoch_us(time) / 1e6 AS served, phase, variant = 'challenger' AS challenger,
                     coalesce(entity, id) AS entity, entity IS NOT NULL AS named,
                     status = 'failed' AS failed, latency_s AS latency, CAST("{label}" AS VARCHAR) AS label,
                     coalesce({value}) AS value, experiment IS NOT DISTINCT FROM ? AS mine{extras}
                 FROM fresh
-                WHERE status <> 'refused' AND reason IS DISTINCT FROM 'fallback'""",
+                WHERE status <> 'refused' AND reason IS DISTINCT FROM 'fallback'))""",
                 [self._experiment.id],
             )
             self._db.execute("INSERT INTO others SELECT id FROM taken WHERE NOT mine")
@@ -161,7 +168,10 @@ class Joined:
         if paired:
             several = "count_if(challenger) > 1 OR count_if(NOT challenger) > 1 OR min(phase) <> max(phase)"
             known = "(p.challenger = t.challenger OR p.phase <> t.phase)"
-        columns = "id, served, phase, challenger, entity, named, failed, latency, label, value" + self._extra_names()
+        columns = (
+            "id, served, phase, challenger, entity, named, failed, latency, label, value, unusable"
+            + self._extra_names()
+        )
         self._db.execute(
             f"""CREATE OR REPLACE TEMP TABLE again AS
             SELECT id FROM taken WHERE mine GROUP BY id HAVING {several}
@@ -221,6 +231,12 @@ def _joined(tables: Sequence[pa.Table]) -> pa.Table:
     return table.cast(
         pa.schema([field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in table.schema])
     )
+
+
+def _usable(column: str) -> str:
+    """A number that can be calculated with, else null. DuckDB holds NaN for the largest of all."""
+    number = f"TRY_CAST({_name(column)} AS DOUBLE)"
+    return f"CASE WHEN abs({number}) <= {_LARGEST!r} THEN {number} END"
 
 
 def _name(column: str) -> str:

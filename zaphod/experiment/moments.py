@@ -38,8 +38,9 @@ class Moments:
     def of(cls, values: Floats, counts: NDArray[np.int64]) -> Moments:
         """values: shape (k, n). counts: shape (L,), how many of the first observations each look has."""
         k = len(values)
-        centre = values.mean(axis=1, keepdims=True) if values.shape[1] else np.zeros((k, 1))
-        # Squares of what is far from 0 would cancel.
+        # Squares of what is far from 0 would cancel. One huge value draws the mean away from all the others, and is to
+        # leave what was seen before it as it was.
+        centre = np.median(values, axis=1, keepdims=True) if values.shape[1] else np.zeros((k, 1))
         shifted = values - centre
         n = counts.astype(np.float64)
         some, rest = np.maximum(n, 1.0), np.maximum(n - 1.0, 1.0)

@@ -113,6 +113,7 @@ class PhaseResult(msgspec.Struct, frozen=True, kw_only=True):
     decides: bool
     exposure: tuple[Exposed, ...]
     unnamed: int
+    unusable: int
     effects: tuple[Effect, ...]
     segments: tuple[SegmentEffect, ...]
     guardrails: tuple[GuardrailResult, ...]

@@ -118,7 +118,7 @@ class Coverage:
 @dataclass(frozen=True, slots=True)
 class Outcomes:
     """The join's bookkeeping. late: after the window; early: from before the prediction; doubled: another for the same
-    prediction; orphan: for none.
+    prediction; unusable: no finite number; orphan: for no prediction.
     """
 
     champion: Coverage
@@ -126,6 +126,7 @@ class Outcomes:
     late: int = 0
     early: int = 0
     doubled: int = 0
+    unusable: int = 0
     orphan: int = 0
 
 
@@ -135,6 +136,7 @@ class PhaseData:
 
     exposure: ascending in time, the last is the state now; a few hundred points at most. crossed: entities that both
     variants answered within the phase. unnamed: entities that are single predictions, for nobody said whom about.
+    unusable: predictions that were no finite number, and count as failed.
     """
 
     number: int
@@ -146,3 +148,4 @@ class PhaseData:
     outcomes: Outcomes
     observed: Entities | Pairs
     unnamed: int = 0
+    unusable: int = 0

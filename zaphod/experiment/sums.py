@@ -72,6 +72,7 @@ class PhaseQuery:
             outcomes=self._outcomes() if self._with_outcomes else Outcomes(Coverage(0, 0, 0), Coverage(0, 0, 0)),
             observed=self._pairs() if self._mode.paired else self._entities(),
             unnamed=self._number("SELECT count(*) FROM firsts WHERE NOT named"),
+            unusable=self._number("SELECT count(*) FROM phase WHERE unusable"),
         )
 
     def _make_firsts(self) -> None:
@@ -139,6 +140,7 @@ class PhaseQuery:
             late=int(late),
             early=int(early),
             doubled=self._number("SELECT count(*) FROM doubled WHERE id IN (SELECT id FROM phase)"),
+            unusable=self._number("SELECT count(*) FROM unusable WHERE id IN (SELECT id FROM phase)"),
             orphan=self._number(
                 "SELECT count(*) FROM outcomes WHERE id NOT IN (SELECT id FROM predictions) "
                 "AND id NOT IN (SELECT id FROM others)"

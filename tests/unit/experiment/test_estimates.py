@@ -166,6 +166,20 @@ def test_moments_of_prefixes_are_numpys(seed: int, n: int, offset: float) -> Non
         assert moments.covariance[i] == pytest.approx(np.cov(values[:, :count]), rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.parametrize("huge", [1e20, 1e140])
+def test_a_huge_value_leaves_what_was_seen_before_it(huge: float) -> None:
+    """Moments without it are the same; those with it are finite."""
+    values = np.random.default_rng(7).normal(0.0, 1.0, (2, 100))
+    values[0, 60] = huge
+    counts = np.arange(2, 101)
+    moments, before = Moments.of(values, counts), Moments.of(values[:, :60], np.arange(2, 61))
+    assert moments.mean[:59] == pytest.approx(before.mean)
+    assert moments.covariance[:59] == pytest.approx(before.covariance)
+    assert np.isfinite(moments.covariance).all()
+    assert moments.mean[-1, 0] == pytest.approx(huge / 100)
+
+
+@settings(deadline=None)
 @given(st.integers(1, 50_000), st.integers(1, 50_000))
 def test_looks_of_less_data_are_looks_of_more(few: int, more: int) -> None:
     """But for the newest, a look that was taken once is taken again, so that what it found stays found."""

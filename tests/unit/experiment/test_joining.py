@@ -7,22 +7,28 @@ import datetime
 import functools
 import itertools
 import math
+import uuid
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from zaphod.columns import Columns
 from zaphod.errors import InvalidInputError, SchemaMismatchError
+from zaphod.experiment.analysis import analyse
+from zaphod.experiment.health import health_checks
 from zaphod.experiment.joining import Joined
 from zaphod.experiment.plan import GuardrailPlan, MetricPlan, Plan
 from zaphod.experiment.samples import Entities, Pairs, PhaseData
 from zaphod.experiment.spec import Experiment, Mode, Phase, write_plan
+from zaphod.experiment.verdict import Verdict, decide
+from zaphod.monitoring.encode import hour_folder
 from zaphod.monitoring.log import open_log
-from zaphod.monitoring.outcomes import Outcome, Outcomes, import_outcomes, open_outcomes
+from zaphod.monitoring.outcomes import OUTCOMES, Outcome, Outcomes, import_outcomes, open_outcomes
 from zaphod.monitoring.record import Arm, Call, Origin, Status
 from zaphod.monitoring.settings import LogSettings
 from zaphod.predictor import Predictions
@@ -148,6 +154,18 @@ def write(settings: LogSettings, calls: list[Call], told: list[tuple[Prediction,
             outcomes.put(Outcomes([Outcome(prediction.id, value, field, moment)], BEGAN + 1000))
         log.close()
         outcomes.close()
+
+
+def store_outcomes(settings: LogSettings, columns: dict[str, object]) -> None:
+    """A file of outcomes as it stands in the log, whoever wrote it. time: microseconds since the epoch."""
+    table = pa.table(columns)
+    moments = table["time"].cast(pa.timestamp("us", tz="UTC"))
+    table = table.set_column(table.column_names.index("time"), "time", moments)
+    table = table.append_column("field", pa.array(["outcome"] * len(table)))
+    table = table.append_column("received", moments)
+    folder = Path(settings.uri or "", OUTCOMES, hour_folder(int(BEGAN // 3600)))
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, folder / f"{uuid.uuid4().hex}.parquet")
 
 
 def told(predictions: list[Prediction]) -> list[tuple[Prediction, str]]:
@@ -394,6 +412,55 @@ def test_which_record_counts_does_not_depend_on_when_it_was_read(settings: LogSe
             best[key] = min(best.get(key, (True, math.inf, 0)), (p.failed, p.served - BEGAN, phase))
     expected = sorted((*key, phase, failed, served) for key, (failed, served, phase) in best.items())
     assert found == [expected, expected]
+
+
+@pytest.mark.parametrize("answer", [math.nan, math.inf, -math.inf, 1e200])
+def test_an_answer_that_is_no_finite_number_is_a_failed_one(settings: LogSettings, answer: float) -> None:
+    """It counts for the guardrail, is left out of the metric, and is spoken of; what was sure before stays sure."""
+    rng = np.random.default_rng(0)
+    predictions = [
+        dataclasses.replace(p, id=f"p{i}", entity=f"e{i}", challenger=i % 2 == 1, failed=False, served=BEGAN + i / 10,
+                            value=answer if i == 999 else float(rng.normal(0, 1 + 2 * (i % 2))),
+                            age=answer if i == 998 else p.age, outcomes={"outcome": (0.0, 1.0)})
+        for i, p in enumerate(traffic(1, 1000))
+    ]  # fmt: skip
+    write(settings, [call(p, origin("challenger" if p.challenger else "champion")) for p in predictions],
+          told(predictions))  # fmt: skip
+
+    phase = look(settings, BEGAN + 2000)
+    analysis = analyse(PLAN, Mode.AB, [phase], now_s=BEGAN + 2000)
+
+    assert (phase.unusable, phase.guarded[0].challenger.bad, phase.guarded[0].champion.bad) == (1, 1, 0)
+    assert isinstance(phase.observed, Entities)
+    assert phase.observed.sums[3].count.sum() == 999
+    assert np.isnan(phase.observed.sums[0].covariate).sum() == 1
+    assert all(np.isfinite(sums.total).all() for sums in phase.observed.sums)
+    assert analysis.current.effects[3].p_value < 0.001
+    assert decide(PLAN, analysis).verdict is Verdict.ROLL_BACK
+    (found,) = [check for check in health_checks(PLAN, analysis.current) if check.name == "numbers"]
+    assert found.detail.startswith("1 predictions were no finite number")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e200])
+def test_an_outcome_that_is_no_finite_number_does_not_count(settings: LogSettings, value: float) -> None:
+    """Neither for nor against a variant: it is counted as unusable, and another of the same prediction counts."""
+    predictions = [dataclasses.replace(p, entity=p.id, failed=False, outcomes={}) for p in traffic(1, 2)]
+    write(settings, [call(p, origin("champion")) for p in predictions], [])
+    store_outcomes(
+        settings,
+        {
+            "prediction_id": [p.id for p in predictions],
+            "value": [value, value],
+            "text": ["", ""],
+            "time": pa.array([p.served * 1e6 for p in predictions]).cast(pa.int64()),
+        },
+    )
+
+    phase = look(settings, BEGAN + 2000)
+
+    assert phase.outcomes.unusable == 2
+    assert phase.outcomes.champion.with_outcome == 0
+    assert phase.guarded[0].champion.bad == 0
 
 
 def test_new_files_are_taken_in(settings: LogSettings) -> None:
