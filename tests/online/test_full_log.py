@@ -45,10 +45,21 @@ class Away(LocalStorage):
         super().create(path, data)
 
 
-class Batching(Scoring):
+class Asked(Scoring):
+    """Counts what it is asked."""
+
+    num_asked = 0
+
+    def score_now(self, snapshot: Snapshot, question: Question) -> Scored | None:
+        self.num_asked += 1
+        return super().score_now(snapshot, question)
+
+
+class Batching(Asked):
     """As if every model were heavy."""
 
     def score_now(self, snapshot: Snapshot, question: Question) -> Scored | None:
+        self.num_asked += 1
         return None
 
 
@@ -70,16 +81,21 @@ def log(storage: Away) -> Iterator[PredictionLog]:
     made.close()
 
 
-@pytest.mark.parametrize("scoring", [Scoring, Batching])
+@pytest.mark.parametrize("scoring", [Asked, Batching])
 def test_what_cannot_be_logged_is_refused_and_the_server_goes_on(
-    registry: Registry, storage: Away, log: PredictionLog, tmp_path: Path, scoring: type[Scoring]
+    registry: Registry, storage: Away, log: PredictionLog, tmp_path: Path, scoring: type[Asked]
 ) -> None:
-    """503 with Retry-After, of good requests and bad ones, while health answers; each 200 has its record."""
-    app = make_app(registry, log=log, scoring=scoring(Batcher(max_rows=1_024)))
+    """503 with Retry-After, of good requests and bad ones, while health answers; each 200 has its record.
+
+    Only the first that finds no room has been predicted for nothing.
+    """
+    asked = scoring(Batcher(max_rows=1_024))
+    app = make_app(registry, log=log, scoring=asked)
     with listening(app) as (host, port), httpx.Client(base_url=f"http://{host}:{port}", timeout=5) as http:
         answers = [http.post(PATH, json=GOOD) for _ in range(MAX_ROWS + 3)]
         bad = http.post(PATH, json={"amount": "a lot"})
         others = [http.post("/v2/models/binary/infer", json={}), http.post("/invocations", json={})]
+        num_asked = asked.num_asked
         health = http.get("/health")
         text = http.get("/metrics").text
         storage.back.set()
@@ -91,6 +107,8 @@ def test_what_cannot_be_logged_is_refused_and_the_server_goes_on(
     assert {each.headers["retry-after"] for each in (*answers[MAX_ROWS:], bad, *others)} == {"1"}
     assert answers[-1].json()["error"] == "log_full"
     assert health.status_code == 200
+    # On the long way it is asked once more.
+    assert num_asked == (MAX_ROWS + 1) * (2 if scoring is Batching else 1)
     refused = {
         sample.labels["protocol"]: sample.value
         for family in text_string_to_metric_families(text)
@@ -103,14 +121,13 @@ def test_what_cannot_be_logged_is_refused_and_the_server_goes_on(
     assert [row["status"] for row in kept] == ["ok"] * (MAX_ROWS + 1)
 
 
-def test_one_call_of_many_questions_is_not_made_again(registry: Registry, log: PredictionLog) -> None:
-    """Questions that were scored together and could not be logged together are all refused."""
+def test_room_for_one_is_no_room_after_many_were_refused(registry: Registry, log: PredictionLog) -> None:
+    """Small requests do not overtake large ones: whoever comes waits for the storage to take something."""
     app = make_app(registry, log=log, scoring=Batching(Batcher(max_rows=1_024)))
     rows = json.dumps({"rows": [GOOD] * (MAX_ROWS - 1)}).encode()
     with listening(app) as (host, port), httpx.Client(base_url=f"http://{host}:{port}", timeout=5) as http:
         assert http.post(PATH, content=rows).status_code == 200
         assert http.post(PATH, content=rows).status_code == 503
-        # Room for one is no room for whoever comes now: the storage has to come back first.
         assert http.post(PATH, json=GOOD).status_code == 503
 
 

@@ -16,7 +16,7 @@ from deployments.app import Ingress
 from deployments.batching import Batcher, join, part
 from deployments.protocols.base import Question
 from zaphod.columns import Columns
-from zaphod.errors import PredictionError, PredictionTimeoutError
+from zaphod.errors import LogFullError, PredictionError, PredictionTimeoutError
 from zaphod.predictor import Predictions
 from zaphod.served import Scored, Stamp
 
@@ -88,6 +88,27 @@ def test_fault_of_one_is_not_the_others() -> None:
         model.go.set()
         answers = await asyncio.gather(*tasks, return_exceptions=True)
         assert [isinstance(answer, PredictionError) for answer in answers] == [False, False, True, False]
+
+    asyncio.run(main())
+
+
+def test_what_could_not_be_logged_is_not_scored_again() -> None:
+    """Each alone would be scored for nothing, as all were: they are to come again."""
+
+    class Unlogged(Slow):
+        def score(self, columns: Columns, **others: object) -> Scored:
+            super().score(columns)
+            raise LogFullError("Cannot answer: the log has no room.")
+
+    async def main() -> None:
+        model, batcher = Unlogged(), Batcher(max_rows=100)
+        tasks = await ask(batcher, model, [question(0.0)])
+        await model.asked.wait()
+        tasks += await ask(batcher, model, [question(1.0), question(2.0)])
+        model.go.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [LogFullError] * 3
+        assert model.sizes == [1, 2]
 
     asyncio.run(main())
 
