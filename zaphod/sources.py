@@ -77,7 +77,7 @@ def _load_mlflow(uri: str) -> BaseEstimator:
         import mlflow.sklearn
     except ImportError as error:
         raise PackagingError(
-            f"Cannot read {uri}: MLflow is not installed. Install it with `pip install zaphod[mlflow]`."
+            f"Cannot read {uri}: MLflow is not installed. Run `pip install -e '.[mlflow]'` in Zaphod's folder."
         ) from error
     return _read(lambda: mlflow.sklearn.load_model(uri), uri)
 

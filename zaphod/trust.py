@@ -86,7 +86,7 @@ def load_estimator(data: bytes) -> BaseEstimator:
     except ModuleNotFoundError as error:
         raise ModelLoadError(
             f"Cannot load model.skops: it needs {error.name}, which is not installed here. "
-            f"Install it with `pip install zaphod[{error.name}]`."
+            f"Run `pip install -e '.[{error.name}]'` in Zaphod's folder."
         ) from error
     except Exception as error:  # as above
         raise ModelLoadError(f"Cannot load model.skops: {type(error).__name__}.") from error

@@ -27,7 +27,7 @@ def open_queue(settings: QueueSettings) -> Queue:
             from streaming.queues.kafka import KafkaQueue
         except ModuleNotFoundError as error:
             raise ConfigError(
-                "Cannot use Kafka: its client is not installed. Run `pip install 'zaphod[kafka]'`."
+                "Cannot use Kafka: its client is not installed. Run `pip install -e '.[kafka]'` in Zaphod's folder."
             ) from error
         return KafkaQueue(
             settings.url.get_secret_value().removeprefix("kafka://"),
