@@ -25,6 +25,7 @@ STATUS: dict[type[errors.ZaphodError], int] = {
     errors.RegistryConflictError: 409,
     errors.StorageUnavailableError: 503,
     errors.FencedError: 409,
+    errors.TrimmedError: 410,
     errors.QueueUnavailableError: 503,
     errors.BatchError: 500,
     errors.PredictionNotFoundError: 404,

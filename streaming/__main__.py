@@ -154,6 +154,25 @@ def replay(
         Console().print(f"partition {each} goes on at offset {queue.replay(each, offset=start)}")
 
 
+@app.command()
+def trim(
+    older_than: Annotated[
+        float | None, typer.Option(help="seconds; the setting keep_s of the stream if left out", min=0)
+    ] = None,
+    config: _Config = DEFAULT,
+    topic: Topic = "events",
+) -> None:
+    """Removes old outputs, and old events that are scored; a pool does so by itself where keep_s is set."""
+    settings = queue_of(read_settings(config), topic)
+    keep_s = settings.keep_s if older_than is None else older_than
+    if keep_s is None:
+        raise ConfigError("Cannot tell what is old: no keep_s is set. Say it with --older-than.")
+    queue, total = open_queue(settings), 0
+    while removed := queue.trim(keep_s=keep_s):
+        total += removed
+    Console().print(f"removed {total} events and outputs")
+
+
 def find_ray() -> machine.RayPlace:
     """Sets Ray's environment: to be called before Ray is imported, which is when Ray reads it."""
     run_dir = machine.home() / "var" / "run"

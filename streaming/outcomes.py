@@ -10,6 +10,7 @@ from streaming.loop import Loop
 from streaming.queues.base import Cause, Consumer, DeadLetter, Event, MicroBatch, Queue
 from streaming.queues.factory import open_queue
 from streaming.settings import StreamingSettings
+from streaming.trim import Trimmer
 from zaphod.errors import ConfigError, FencedError, InvalidInputError, QueueUnavailableError
 from zaphod.monitoring.outcomes import Outcome, OutcomeLog, Outcomes, decode_outcome, open_outcomes
 
@@ -24,8 +25,10 @@ class OutcomeConsumer:
     that it gets.
     """
 
-    def __init__(self, queue: Queue, log: OutcomeLog, *, lease_s: float) -> None:
+    def __init__(self, queue: Queue, log: OutcomeLog, *, lease_s: float, keep_s: float | None = None) -> None:
+        """keep_s: after which what was taken is removed from the topic; None: never."""
         self._queue = queue
+        self._trimmer = Trimmer(queue, keep_s=keep_s)
         self._log = log
         self._consumer: Consumer = queue.consumer(f"outcomes-{os.getpid()}-{os.urandom(4).hex()}", lease_s=lease_s)
         self._loop = Loop(self._consumer, lease_s=lease_s, first_s=0.05, longest_s=5.0)
@@ -45,6 +48,7 @@ class OutcomeConsumer:
     def step(self) -> int:
         """One batch of one partition; the number of its events. Raises: QueueUnavailableError."""
         self._acquire()
+        self._trimmer.step()
         batch = self._consumer.poll(max_events=_MAX_EVENTS, wait_s=_ACQUIRE_EVERY_S)
         if batch is None:
             return 0
@@ -87,7 +91,7 @@ def open_consumer(settings: StreamingSettings) -> OutcomeConsumer:
     log = open_outcomes(settings.monitoring.model_copy(update={"when_full": "block"}))
     if log is None:
         raise ConfigError("Cannot take outcomes: there is no log. Set monitoring.uri.")
-    return OutcomeConsumer(open_queue(topic), log, lease_s=topic.lease_s)
+    return OutcomeConsumer(open_queue(topic), log, lease_s=topic.lease_s, keep_s=topic.keep_s)
 
 
 def _letter(event: Event, reason: str) -> DeadLetter:

@@ -44,6 +44,16 @@ class QueueSettings(Settings):
     lease_s: pydantic.PositiveFloat = 5.0
     """A scorer that has not renewed its lease for so long loses its partitions."""
 
+    keep_s: pydantic.PositiveFloat | None = None
+    """sqlite and redis: older outputs are removed, and older events that are scored; none when not set. Kafka's topics
+    have a `retention.ms` of their own."""
+
+    @pydantic.model_validator(mode="after")
+    def _kept_by_the_broker(self) -> Self:
+        if self.keep_s is not None and self.kind == "kafka":
+            raise ValueError("Expected no keep_s with kind kafka, got one: set retention.ms of its topics instead")
+        return self
+
     @property
     def place(self) -> tuple[str, ...]:
         """Equal for two that are the same stream; the last part may be shown."""

@@ -22,6 +22,7 @@ from streaming.actor import MAX_CONCURRENCY, ScorerActor
 from streaming.queues.base import Position, Queue
 from streaming.settings import StreamingSettings
 from streaming.stats import Status
+from streaming.trim import Trimmer
 from streaming.view import PoolView, Totals
 from zaphod.errors import EnvironmentNotReadyError, QueueUnavailableError
 
@@ -70,6 +71,7 @@ class Supervisor:
         self._has_run = False
         self._num_failed = 0
         self._start_at = 0.0
+        self._trimmer = Trimmer(queue, keep_s=settings.queue.keep_s)
         self._silence_s = max(_SILENT_S, 3 * settings.queue.lease_s)
 
     def run(self, *, on_tick: Callable[[PoolView], object]) -> None:
@@ -126,6 +128,7 @@ class Supervisor:
             return
         self._resize()
         self._share()
+        self._trimmer.step()
 
     def _notice(self) -> None:
         """Collects deaths, which wake it at once, and reports."""

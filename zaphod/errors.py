@@ -22,6 +22,7 @@ ZaphodError
 ├── StorageUnavailableError     the registry's storage cannot be reached at the moment; retried
 ├── QueueError                  the queue refused or could not be reached
 │   ├── FencedError             another owner holds the partition now; stop writing
+│   ├── TrimmedError            what is asked for has been removed, because of its age
 │   └── QueueUnavailableError   cannot be reached at the moment; retried
 ├── BatchError                  a batch run that may not be published
 ├── PredictionNotFoundError     no published run has a prediction of the entity
@@ -155,6 +156,10 @@ class FencedError(QueueError):
     """The lease has passed to another owner: nothing of this call was written."""
 
     refusal = True
+
+
+class TrimmedError(QueueError):
+    """Events or outputs after the given place have been removed, because of their age."""
 
 
 class QueueUnavailableError(QueueError):

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from zaphod.errors import FencedError
+from zaphod.errors import FencedError, TrimmedError
 
 NO_HEADERS: Mapping[str, str] = {}
 
@@ -130,7 +130,10 @@ class Position:
 
 
 class Cursor(msgspec.Struct, frozen=True):
-    """A reader's place in one partition's outputs: after this replay generation's offset."""
+    """A reader's place in one partition's outputs: after this replay generation's offset.
+
+    Without arguments before the first output that is kept.
+    """
 
     generation: int = 0
     offset: int = -1
@@ -252,7 +255,10 @@ class Queue(Protocol):
         ...
 
     def read_outputs(self, cursors: Mapping[int, Cursor], *, max_outputs: int) -> list[Delivered]:
-        """Committed outputs after each partition's cursor, in order within a partition; at once, perhaps none."""
+        """Committed outputs after each partition's cursor, in order within a partition; at once, perhaps none.
+
+        Raises: TrimmedError when some after a cursor were removed.
+        """
         ...
 
     def output_ends(self) -> dict[int, Cursor]:
@@ -274,11 +280,32 @@ class Queue(Protocol):
     def replay(self, partition: int, *, offset: int) -> int:
         """Scores again from an offset on; outputs are added, none is replaced. A running consumer is fenced.
 
-        Returns where the partition goes on: never later than it would have, for no event may be passed over.
+        Returns where the partition goes on: never later than it would have, for no event may be passed over, and not
+        before the first event that is kept.
+        """
+        ...
+
+    def trim(self, *, keep_s: float) -> int:
+        """Removes what is older than that, some at a time: outputs since their commit, events once they are committed.
+
+        An event is kept for as long as its id is known, too; dead letters are kept for good. From any process at any
+        time. Returns how many went; 0 when there is nothing more to do now. Raises: ConfigError where the broker does
+        it; QueueUnavailableError.
         """
         ...
 
     def close(self) -> None: ...
+
+
+def check_kept(partition: int, cursor: Cursor, removed: Cursor | None) -> None:
+    """removed: the newest output that was. Raises: TrimmedError when it comes after the cursor."""
+    if removed is None or cursor == Cursor():
+        return
+    if (cursor.generation, cursor.offset) < (removed.generation, removed.offset):
+        raise TrimmedError(
+            f"Cannot read on in partition {partition} after output {cursor.generation}/{cursor.offset}: outputs up to "
+            f"{removed.generation}/{removed.offset} were removed. Begin again at the first that is kept."
+        )
 
 
 def fenced(partition: int) -> FencedError:

@@ -191,6 +191,9 @@ class KafkaQueue:
             writer.write("replay", [_state_write(self._topics, moved)], next_offset=goes_on)
         return goes_on
 
+    def trim(self, *, keep_s: float) -> int:
+        raise ConfigError("Cannot remove what is old: with Kafka the brokers do. Set retention.ms of the topics.")
+
     def close(self) -> None:
         for reader in (self._events, self._outputs, self._letters, self._states, self._group):
             reader.close()

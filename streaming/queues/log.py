@@ -15,7 +15,9 @@ much, the write-ahead log's copying included.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import ctypes
 import errno
 import fcntl
 import functools
@@ -33,12 +35,16 @@ import msgspec
 
 from streaming.queues.base import NO_HEADERS, Event, NewEvent
 from streaming.queues.ids import SeenIds, hash_id
+from zaphod.errors import ConfigError, TrimmedError
 
 _PAGE = 4096
 _WORD = 8
-# Words of the index's first page. SOUND: up to here the log is known to be on the disk, or was read through.
-_END, _SOUND, _BOOT, _IDS = 0, 1, 2, 4
+# Words of the index's first page. SOUND: up to here the log is known to be on the disk, or was read through. FIRST:
+# what is before it has been removed.
+_END, _SOUND, _BOOT, _IDS, _FIRST = 0, 1, 2, 4, 6
 _CHECKSUM = struct.Struct("=I")
+# Of fallocate: free the range, keep the length.
+_PUNCH_HOLE = 0x02 | 0x01
 _LOCK_TIMEOUT_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.00005, 0.005
 _READ_AT_ONCE = 1_000
@@ -73,7 +79,7 @@ class LogReader:
         return self._words[_END]
 
     def read(self, offset: int, *, max_events: int) -> list[Event]:
-        """From an offset on, in order; empty at the end."""
+        """From an offset on, in order; empty at the end. Raises: TrimmedError when that has been removed."""
         num = min(self.end - offset, max_events)
         if num <= 0:
             return []
@@ -85,7 +91,12 @@ class LogReader:
     def records(self, offset: int, num: int) -> Iterator[Record]:
         """So many, which have to be there."""
         places = self.places(offset, num + 1)
+        # What was removed reads as zeros: neither its places nor its bytes mean anything.
+        if offset < self._words[_FIRST]:
+            raise self._removed(offset)
         data = memoryview(_read_all(self._log, places[-1] - places[0], places[0]))
+        if offset < self._words[_FIRST]:
+            raise self._removed(offset)
         for begin, stop in itertools.pairwise(places):
             yield _decoder.decode(data[begin - places[0] + _CHECKSUM.size : stop - places[0]])
 
@@ -109,6 +120,11 @@ class LogReader:
             os.close(self._log)
             os.close(self._index)
             self._log = -1
+
+    def _removed(self, offset: int) -> TrimmedError:
+        return TrimmedError(
+            f"Cannot read event {offset}: those before {self._words[_FIRST]} were removed. Read on from there."
+        )
 
 
 class EventLog:
@@ -136,6 +152,38 @@ class EventLog:
     def end(self) -> int:
         """The offset of the next event."""
         return self._words[_END]
+
+    @property
+    def first(self) -> int:
+        """The offset of the first event that is kept."""
+        return self._words[_FIRST]
+
+    def first_since(self, moment: float, *, end: int) -> int:
+        """The first that was appended at that moment (seconds since the epoch) or later, of those before `end`.
+
+        Raises: TrimmedError when some are removed meanwhile.
+        """
+        return bisect.bisect_left(range(end), moment, lo=self.first, key=self._appended)
+
+    def drop_before(self, offset: int) -> int:
+        """From now on nobody reads what is before. Returns the place for `free`. For one caller at a time."""
+        (place,) = self._reader.places(offset, 1)
+        self._words[_FIRST] = offset
+        return place
+
+    def free(self, offset: int, place: int) -> None:
+        """Gives the room of what is before an offset that was dropped back to the disk; offsets stay as they are.
+
+        Whoever dies amid it leaves some, which the next one frees. Raises: ConfigError when the file system cannot.
+        """
+        # Should the power be lost, what was freed must not count again.
+        os.fdatasync(self._index)
+        _punch(self._log, 0, place)
+        _punch(self._index, _PAGE, _WORD * offset)
+
+    def check_freeing(self) -> None:
+        """Raises: ConfigError when the file system cannot."""
+        _punch(self._index, _PAGE - _WORD, _WORD)  # a word that nobody uses
 
     def append(self, events: Sequence[NewEvent]) -> int:
         """Returns how many were new: an id that came before, within the window, is dropped."""
@@ -197,19 +245,23 @@ class EventLog:
             self._words[_SOUND] = end
 
     def _has(self, identifier: str, offset: int) -> bool:
-        return offset < self.end and next(self._reader.records(offset, 1)).id == identifier
+        # Removed is only what is older than the window.
+        return self.first <= offset < self.end and next(self._reader.records(offset, 1)).id == identifier
+
+    def _appended(self, offset: int) -> float:
+        return next(self._reader.records(offset, 1)).appended
 
     def _recover(self) -> None:
         """Cuts the log where it is not whole, and gathers the ids of the window again."""
-        sound = self._words[_SOUND]
+        sound = max(self._words[_SOUND], self.first)
         while sound < self.end and self._reader.is_whole(sound):
             sound += 1
         self._words[_END] = sound
         self._ids.forget()
         self._ids.refresh()
         since, first = time.time() - self._window_s, sound
-        while first > 0 and next(self._reader.records(first - 1, 1)).appended >= since:
-            first = max(0, first - _READ_AT_ONCE)
+        while first > self.first and self._appended(first - 1) >= since:
+            first = max(self.first, first - _READ_AT_ONCE)
         for start in range(first, sound, _READ_AT_ONCE):
             for i, record in enumerate(self._reader.records(start, min(_READ_AT_ONCE, sound - start))):
                 self._ids.put(hash_id(record.id), start + i)
@@ -257,6 +309,25 @@ def _read_all(descriptor: int, size: int, place: int) -> bytes:
             raise OSError(errno.EIO, "the log ends before its last event")
         data += more
     return data
+
+
+def _punch(descriptor: int, begin: int, size: int) -> None:
+    """Frees a range of a file, which reads as zeros then; its length stays. Raises: ConfigError, OSError."""
+    if size == 0:
+        return
+    if _libc().fallocate(descriptor, _PUNCH_HOLE, ctypes.c_int64(begin), ctypes.c_int64(size)) != 0:
+        number = ctypes.get_errno()
+        if number in (errno.EOPNOTSUPP, errno.ENOSYS):
+            raise ConfigError(
+                "Cannot remove old events: the queue's file system cannot free a part of a file. Put queue.path on "
+                "ext4, XFS, Btrfs or tmpfs, or set no queue.keep_s."
+            )
+        raise OSError(number, os.strerror(number))
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,6 +7,8 @@ Of partition 3 of stream `s`, all in one slot:
     {s:3}:dead   stream of dead letters, ids likewise
     {s:3}:state  hash: next, epoch, owner, expires, generation, tried, attempts
     {s:3}:head   the next offset to append; {s:3}:id:<id> an event's id for as long as repeats are dropped
+    {s:3}:marks  sorted set: how far the partition had come at some moments, for what is removed when it is old
+    {s:3}:gone   the id of the newest output that was removed
 
 What belongs together is one Lua script. Redis does not roll a script back: each checks everything before it writes,
 writes outputs before it moves the offset, and skips outputs that are there, so that doing it again is harmless.
@@ -38,6 +40,7 @@ from streaming.queues.base import (
     NewEvent,
     Output,
     Position,
+    check_kept,
     fenced,
 )
 from zaphod.errors import ConfigError, QueueUnavailableError
@@ -145,15 +148,45 @@ redis.call('HSET', KEYS[1], 'next', ARGV[3], 'tried', '-1')
 return 1
 """
 
-# KEYS: state; ARGV: offset; returns where it goes on.
+# KEYS: state, in, head; ARGV: offset; returns where it goes on.
 _REPLAY = """
 local next = redis.call('HGET', KEYS[1], 'next') or '0'
-if tonumber(ARGV[1]) < tonumber(next) then next = ARGV[1] end
+local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
+local first = redis.call('GET', KEYS[3]) or '0'
+if oldest then first = string.match(oldest[1], '%d+') - 1 end
+if tonumber(ARGV[1]) < tonumber(next) then next = math.max(first, ARGV[1]) end
 redis.call('HINCRBY', KEYS[1], 'generation', 1)
 redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 redis.call('HSET', KEYS[1], 'next', next, 'owner', '', 'tried', '-1')
 return tonumber(next)
 """
+
+# KEYS: state, in, out, marks, gone; ARGV: age in ms. Nothing says when an event was committed that has no output: each
+# call notes how far the partition has come, and removes up to the newest note that is old enough.
+_TRIM = (
+    _NOW
+    + """
+-- First a command that frees: a server whose memory is full lets the rest of a script pass once it has begun to write.
+redis.call('XTRIM', KEYS[2], 'MINID', '0')
+local s = redis.call('HMGET', KEYS[1], 'next', 'generation')
+local next, generation = tonumber(s[1] or '0'), tonumber(s[2] or '0') + 1
+redis.call('ZADD', KEYS[4], now, now .. ' ' .. generation .. '-' .. next)
+local before = now - ARGV[1]
+local note = redis.call('ZREVRANGEBYSCORE', KEYS[4], before, '-inf', 'LIMIT', 0, 1)[1]
+if not note then return 0 end
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', before)
+local last, done = string.match(note, '(%d+%-(%d+))$')
+local newest = redis.call('XREVRANGE', KEYS[3], last, '-', 'COUNT', 1)[1]
+local removed = 0
+if newest then
+  local g, o = string.match(newest[1], '(%d+)-(%d+)')
+  redis.call('SET', KEYS[5], newest[1])
+  removed = redis.call('XTRIM', KEYS[3], 'MINID', g .. '-' .. (o + 1))
+end
+-- A replay may have gone back since.
+return removed + redis.call('XTRIM', KEYS[2], 'MINID', (math.min(done, next) + 1) .. '-0')
+"""
+)
 
 
 class RedisQueue:
@@ -178,6 +211,7 @@ class RedisQueue:
             _check_partitions(self._client, name, num_partitions)
         self._produce = self._client.register_script(_PRODUCE)
         self._replay = self._client.register_script(_REPLAY)
+        self._trim = self._client.register_script(_TRIM)
 
     def produce(self, events: Sequence[NewEvent]) -> int:
         by_partition: dict[int, list[bytes | str | float | int]] = {}
@@ -234,9 +268,15 @@ class RedisQueue:
     def read_outputs(self, cursors: Mapping[int, Cursor], *, max_outputs: int) -> list[Delivered]:
         streams = {self._key(partition, "out"): _output_id(cursor) for partition, cursor in cursors.items()}
         found: list[Delivered] = []
-        with _translated():
+        if not streams:
+            return found
+        with _translated(), self._client.pipeline(transaction=False) as pipeline:
             # So many of each partition that all together are not more than was asked for, if each has one.
-            read = self._client.xread(streams, count=max(1, max_outputs // len(streams))) if streams else ()
+            pipeline.xread(streams, count=max(1, max_outputs // len(streams)))
+            pipeline.mget([self._key(partition, "gone") for partition in cursors])  # asked last: nothing goes unseen
+            read, gone = pipeline.execute()
+        for (partition, cursor), identifier in zip(cursors.items(), gone, strict=True):
+            check_kept(partition, cursor, _cursor(identifier) if identifier else None)
         for key, rows in read or ():
             partition = _partition(key)
             found.extend(_delivered(partition, row) for row in rows[: max_outputs - len(found)])
@@ -278,7 +318,16 @@ class RedisQueue:
 
     def replay(self, partition: int, *, offset: int) -> int:
         with _translated():
-            return int(self._replay(keys=[self._key(partition, "state")], args=[offset]))
+            keys = [self._key(partition, what) for what in ("state", "in", "head")]
+            return int(self._replay(keys=keys, args=[offset]))
+
+    def trim(self, *, keep_s: float) -> int:
+        removed = 0
+        for partition in range(self.num_partitions):
+            keys = [self._key(partition, what) for what in ("state", "in", "out", "marks", "gone")]
+            with _translated():
+                removed += int(self._trim(keys=keys, args=[int(keep_s * 1000)]))
+        return removed
 
     def close(self) -> None:
         self._client.close()

@@ -32,12 +32,13 @@ from streaming.queues.base import (
     NewEvent,
     Output,
     Position,
+    check_kept,
     fenced,
 )
 from streaming.queues.bell import Bell, Listener
 from streaming.queues.checkpoint import LOG_PAGES, Checkpointer
 from streaming.queues.log import EventLog, LogReader
-from zaphod.errors import ConfigError, QueueUnavailableError
+from zaphod.errors import ConfigError, QueueUnavailableError, TrimmedError
 from zaphod.storage import LocalStorage
 
 Durability: TypeAlias = Literal["os", "disk"]
@@ -51,6 +52,8 @@ _SYNCHRONOUS = {"os": "NORMAL", "disk": "FULL"}
 _GENERATION = 1 << 44
 _BUSY_TIMEOUT_S = 5.0
 _ACQUIRE_TIMEOUT_S = 0.02
+# Outputs removed in one transaction, for which a commit may wait, and transactions in one go.
+_REMOVED_AT_ONCE, _MAX_REMOVALS = 1_000, 10
 # Bells are not lost, but a listener may come a moment after a bell's last look into the folder.
 _LONGEST_WAIT_S = 0.25
 
@@ -69,6 +72,7 @@ CREATE TABLE IF NOT EXISTS state (
     owner TEXT, expires REAL NOT NULL, tried INTEGER NOT NULL, attempts INTEGER NOT NULL
 );
 INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, NULL, 0, -1, 0);
+CREATE TABLE IF NOT EXISTS removed (one INTEGER PRIMARY KEY CHECK (one = 1), place INTEGER NOT NULL);
 """
 
 _MOVE = "UPDATE state SET next = ?, tried = -1 WHERE epoch = ? AND next = ?"
@@ -83,13 +87,18 @@ _RELEASE = "UPDATE state SET owner = NULL, expires = 0, tried = -1 WHERE epoch =
 _RENEW = "UPDATE state SET expires = ? WHERE epoch = ?"
 _NOTE = "UPDATE state SET tried = next, attempts = ? WHERE epoch = ? AND next = ?"
 _REPLAY = """
-UPDATE state SET generation = generation + 1, next = min(next, ?), epoch = epoch + 1, owner = NULL, tried = -1
+UPDATE state SET generation = generation + 1, next = max(?, min(next, ?)), epoch = epoch + 1, owner = NULL, tried = -1
 RETURNING next
 """
 _READ_OUTPUTS = """
 SELECT place, id, key, value, headers, created, committed FROM outputs WHERE place > ? ORDER BY place LIMIT ?
 """
 _DROP_DEAD = 'DELETE FROM dead_letters WHERE generation = ? AND "offset" = ?'
+_REMOVED = "SELECT max(place) FROM removed"
+_OLDEST_OUTPUT = "SELECT committed FROM outputs ORDER BY place LIMIT 1"
+_OLD_OUTPUTS = """
+SELECT max(place), count(*) FROM (SELECT place, committed FROM outputs ORDER BY place LIMIT ?) WHERE committed < ?
+"""
 _OUTPUT_END = "SELECT generation, next - 1 FROM state"
 _READ_DEAD = """
 SELECT generation, "offset", id, key, value, headers, created, cause, reason, attempts, version FROM dead_letters
@@ -116,6 +125,7 @@ class SqliteQueue:
         """Makes the stream when it is new. Raises: ConfigError when it exists with other partitions or another form."""
         self._folder = folder.absolute()
         self._durability = durability
+        self._dedupe_window_s = dedupe_window_s
         self.num_partitions = num_partitions
         with _translated(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -161,6 +171,10 @@ class SqliteQueue:
             for partition, cursor in cursors.items():
                 parameters = (_place(cursor.generation, cursor.offset), max_outputs - len(found))
                 rows = self._outputs[partition].execute(_READ_OUTPUTS, parameters).fetchall()
+                if cursor != Cursor():
+                    # Asked last: nothing goes unseen.
+                    (removed,) = self._outputs[partition].execute(_REMOVED).fetchone()
+                    check_kept(partition, cursor, None if removed is None else Cursor(*divmod(removed, _GENERATION)))
                 found.extend(_delivered(partition, row) for row in rows)
         return found
 
@@ -198,8 +212,13 @@ class SqliteQueue:
     def replay(self, partition: int, *, offset: int) -> int:
         with _translated(self._folder), _transaction(self._outputs[partition]) as connection:
             # The new epoch fences a consumer that is reading on from the old place.
-            ((goes_on,),) = connection.execute(_REPLAY, (offset,)).fetchall()
+            ((goes_on,),) = connection.execute(_REPLAY, (self._logs[partition].first, offset)).fetchall()
         return int(goes_on)
+
+    def trim(self, *, keep_s: float) -> int:
+        now = time.time()
+        with _translated(self._folder):
+            return sum(self._trim(partition, keep_s, now) for partition in range(self.num_partitions))
 
     def close(self) -> None:
         for log in self._logs:
@@ -216,7 +235,9 @@ class SqliteQueue:
             self._outputs[partition].execute("SELECT next, epoch, owner, expires FROM state").fetchone()
         )
         log = self._logs[partition]
-        oldest = log.read(next_offset, max_events=1)
+        oldest = None
+        with contextlib.suppress(TrimmedError):  # it has gone on since, and what is behind it was removed
+            oldest = log.read(next_offset, max_events=1)
         return Position(
             partition=partition,
             next_offset=next_offset,
@@ -226,6 +247,51 @@ class SqliteQueue:
             expired=expires < now,
             oldest_s=max(0.0, now - oldest[0].created) if oldest else 0.0,
         )
+
+    def _trim(self, partition: int, keep_s: float, now: float) -> int:
+        self._logs[partition].check_freeing()
+        # As in an acquisition: an owner that hangs in a commit is not waited for.
+        path = _path(self._folder, partition)
+        with contextlib.closing(_connect(path, self._durability, timeout_s=_ACQUIRE_TIMEOUT_S)) as output:
+            try:
+                # First what also a full disk allows. The log tells which ids were seen: those it has to keep.
+                before = now - max(keep_s, self._dedupe_window_s)
+                removed = self._trim_events(self._logs[partition], output, before=before)
+                return removed + self._trim_outputs(output, before=now - keep_s)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                    raise
+                return 0
+
+    def _trim_outputs(self, output: sqlite3.Connection, *, before: float) -> int:
+        removed = num = 0
+        oldest = output.execute(_OLDEST_OUTPUT).fetchone()
+        for _ in range(_MAX_REMOVALS if oldest and oldest[0] < before else 0):
+            with _transaction(output):
+                place, num = output.execute(_OLD_OUTPUTS, (_REMOVED_AT_ONCE, before)).fetchone()
+                if num:
+                    output.execute("DELETE FROM outputs WHERE place <= ?", (place,))
+                    output.execute("INSERT OR REPLACE INTO removed VALUES (1, ?)", (place,))
+            removed += num
+            if num < _REMOVED_AT_ONCE:
+                break
+        return removed
+
+    def _trim_events(self, log: EventLog, output: sqlite3.Connection, *, before: float) -> int:
+        first = log.first
+        try:
+            offset = log.first_since(before, end=output.execute("SELECT next FROM state").fetchone()[0])
+        except TrimmedError:
+            return 0  # by another, just now
+        if offset <= first:
+            return 0
+        with _transaction(output):
+            # A replay may have gone back; it looks in a transaction, too, how far it may.
+            (next_offset,) = output.execute("SELECT next FROM state").fetchone()
+            offset = max(log.first, min(offset, int(next_offset)))
+            place = log.drop_before(offset)
+        log.free(offset, place)
+        return offset - first
 
     def _open(self, partition: int) -> sqlite3.Connection:
         connection = _connect(_path(self._folder, partition), self._durability)
@@ -404,7 +470,11 @@ class SqliteConsumer:
     def _read(self, partition: int, max_events: int) -> MicroBatch | None:
         held = self._held[partition]
         with _translated(self._folder):
-            events = held.log.read(held.next_offset, max_events=max_events)
+            try:
+                events = held.log.read(held.next_offset, max_events=max_events)
+            except TrimmedError:
+                held.lost = True  # scored by another since, and removed
+                return None
         return MicroBatch(partition=partition, epoch=held.epoch, events=events) if events else None
 
     def _forget(self, partition: int) -> None:

@@ -15,9 +15,11 @@ import psutil
 import yaml
 
 from streaming.queues.base import Cursor, DeadLetter, Delivered
+from streaming.queues.log import LogReader
 from streaming.queues.sqlite import SqliteQueue
 from tests.conftest import ROOT, wait_for
 from zaphod import machine
+from zaphod.errors import TrimmedError
 
 NUM_PARTITIONS = 4
 
@@ -72,6 +74,15 @@ def scorers_of(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
+def has_first_event(stream: Path, partition: int) -> bool:
+    """False once it was removed for its age."""
+    with contextlib.closing(LogReader(stream, f"p{partition:04d}")) as log:
+        try:
+            return bool(log.read(0, max_events=1))
+        except TrimmedError:
+            return False
+
+
 def write_settings(home: Path, *, registry: str, model: str, num_scorers: int) -> Path:
     """A streaming.yaml with paths of its own."""
     settings = yaml.safe_load((ROOT / "configs/streaming.yaml").read_text())
@@ -85,13 +96,25 @@ def write_settings(home: Path, *, registry: str, model: str, num_scorers: int) -
     return path
 
 
-def start_pool(home: Path, *, registry: str, model: str, num_scorers: int = 2, ray_home: Path | None = None) -> Pool:
+def start_pool(
+    home: Path,
+    *,
+    registry: str,
+    model: str,
+    num_scorers: int = 2,
+    ray_home: Path | None = None,
+    keep_s: float | None = None,
+) -> Pool:
     """Returns once every partition has an owner. ray_home: where a server runs whose Ray is to be joined.
 
     Raises: AssertionError with its output.
     """
     home.mkdir(parents=True, exist_ok=True)
     config = write_settings(home, registry=registry, model=model, num_scorers=num_scorers)
+    if keep_s is not None:
+        settings = yaml.safe_load(config.read_text())
+        settings["queue"] |= {"keep_s": keep_s, "dedupe_window_s": keep_s}
+        config.write_text(yaml.safe_dump(settings))
     log = home / "pool.log"
     environ = dict(os.environ)
     server = machine.read_run_file(ray_home / "var/run") if ray_home else None

@@ -142,6 +142,8 @@ def test_the_topic_of_outcomes_has_the_same_commands(home: Path, outcomes: Sqlit
     shown = streaming(home, "lag", "--topic", "outcomes").stdout
     assert [word for word in shown.split() if word.isdigit()][:4] == ["0", "2", "3", "1"]
     assert "dropped 1 letters" in dlq(home, "drop", "--all", "--topic", "outcomes").stdout
+    assert "no keep_s is set" in streaming(home, "trim", "--topic", "outcomes").stderr
+    assert "removed 0" in streaming(home, "trim", "--older-than", "60", "--topic", "outcomes").stdout
     log.close()
     assert "bad" in dlq(home, "list").stdout
 

@@ -19,7 +19,7 @@ import pytest
 from streaming.queues.base import Cause, NewEvent
 from tests import models
 from tests.conftest import Server, wait_for
-from tests.streaming.pools import Pool, end_pool, start_pool, write_settings
+from tests.streaming.pools import NUM_PARTITIONS, Pool, end_pool, has_first_event, start_pool, write_settings
 from zaphod.registry import Registry
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
@@ -193,3 +193,19 @@ def test_a_wrong_setting_is_one_sentence(
     assert done.returncode == 1
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_is_old_goes_by_itself(registry: Registry, tmp_path: Path) -> None:
+    """Outputs and scored events; what is young is read meanwhile."""
+    pool = start_pool(tmp_path, registry=registry.uri, model="binary@1", num_scorers=1, keep_s=3.0)
+    try:
+        sent = events(500, prefix="old")
+        pool.queue.produce(sent)
+        pool.wait_scored()
+        assert_each_answered_once_in_order(pool, sent)
+
+        wait_for(lambda: not pool.outputs(), what="no outputs")
+        for partition in range(NUM_PARTITIONS):
+            wait_for(lambda: not has_first_event(pool.home / "var/stream", partition), what="no events")  # noqa: B023
+    finally:
+        end_pool(pool)

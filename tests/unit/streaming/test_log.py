@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from streaming.queues import log
 from streaming.queues.base import Cursor, NewEvent, Output
 from streaming.queues.log import EventLog, LogReader
 from streaming.queues.sqlite import SqliteQueue
-from zaphod.errors import ConfigError, QueueUnavailableError
+from zaphod.errors import ConfigError, QueueUnavailableError, TrimmedError
 
 
 class Logs:
@@ -183,6 +184,33 @@ def test_a_loss_of_power_cuts_the_log(
     assert ids(opened) == left
     opened.append(events("a", "c", "d"))
     assert ids(opened) == [*left, "c", "d"]
+
+
+@pytest.mark.parametrize(("lost_at", "left"), [(None, ["d", "e"]), (4, ["d"]), (3, [])])
+def test_a_log_whose_beginning_was_freed_survives_a_restart(
+    logs: Logs, monkeypatch: pytest.MonkeyPatch, lost_at: int | None, left: list[str]
+) -> None:
+    """What was freed is no sign of a loss; what was lost behind it is cut, and offsets go on."""
+    opened = logs.open()
+    opened.append(events("a", "b", "c", "d", "e"))
+    (place,) = LogReader(logs.folder, "p").places(3 if lost_at is None else lost_at, 1)
+    opened.free(3, opened.drop_before(3))
+    logs.close()
+    if lost_at is not None:
+        with (logs.folder / "p.log").open("r+b") as torn:
+            torn.seek(place)
+            torn.write(b"\0" * 8)
+    monkeypatch.setattr(log, "_boot", lambda: (1, 2))
+
+    opened = logs.open()
+
+    assert ids(opened, offset=3) == left
+    with pytest.raises(TrimmedError):
+        ids(opened, offset=2)
+    assert opened.append(events("d", "e", "f")) == 3 - len(left)
+    assert ids(opened, offset=3) == ["d", "e", "f"]
+    assert opened.first_since(0.0, end=opened.end) == 3
+    assert opened.first_since(time.time() + 60, end=opened.end) == opened.end
 
 
 def test_what_was_lost_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

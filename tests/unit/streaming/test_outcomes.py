@@ -14,6 +14,7 @@ from streaming.outcomes import OutcomeConsumer
 from streaming.queues.base import Cursor, NewEvent
 from streaming.queues.sqlite import SqliteQueue
 from tests.conftest import wait_for
+from tests.streaming.pools import has_first_event
 from zaphod.errors import QueueUnavailableError
 from zaphod.monitoring.outcomes import open_outcomes
 from zaphod.monitoring.settings import LogSettings
@@ -51,6 +52,22 @@ def test_an_outage_of_the_storage_doubles_nothing(tmp_path: Path, monkeypatch: p
     found = duckdb.read_parquet(f"{tmp_path}/log/outcomes/**/*.parquet", union_by_name=True)
     assert sorted(row[0] for row in found.project("prediction_id").fetchall()) == sorted(sent)
     assert consumer.num_taken == 20
+    queue.close()
+
+
+def test_what_was_taken_goes_when_it_is_old(tmp_path: Path) -> None:
+    """A topic has no outputs; its events go all the same."""
+    queue = SqliteQueue(tmp_path / "topic", num_partitions=1, dedupe_window_s=0.01)
+    log = open_outcomes(LogSettings(uri=str(tmp_path / "log")))
+    assert log is not None
+    consumer = OutcomeConsumer(queue, log, lease_s=5.0, keep_s=0.05)
+    produce(queue, OUTCOME, OUTCOME)
+    consumer.step()
+    assert has_first_event(tmp_path / "topic", 0)
+
+    wait_for(lambda: not (consumer.step() or has_first_event(tmp_path / "topic", 0)), what="no events")
+
+    log.close()
     queue.close()
 
 
