@@ -14,6 +14,7 @@ from zaphod.columns import Reject, Whole, arrow_type, may_be_whole, row_type
 from zaphod.errors import SchemaMismatchError
 
 _CHUNK_BYTES = 4 * 1024 * 1024
+_MAX_LINE_BYTES = 64 * 1_048_576
 _SAMPLE_LINES = 1_000
 
 _Kept = str | int | float | bool | None
@@ -98,7 +99,7 @@ def _decode(decoder: msgspec.json.Decoder[msgspec.Struct], line: bytes) -> msgsp
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
         return Reject(row=0, field=path.rstrip("`").split("[")[0], reason=reason.replace("`int | float", "`int"))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Reject(row=0, field="", reason="Expected a JSON object on a line, got something else")
 
 
@@ -119,16 +120,25 @@ def _kept_array(values: list[_Kept], column: pa.Field) -> pa.Array:
         ]
     try:
         return pa.array(values, type=column.type)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         raise SchemaMismatchError(
             f"Expected `{column.type}` as in the first lines, got another type - at column `{column.name}`"
         ) from error
 
 
 def _lines(opened: pa.NativeFile) -> Iterator[bytes]:
-    rest = b""
+    """Raises: OSError for a line that no row can be."""
+    pieces: list[bytes] = []
+    num_bytes = 0
     while chunk := opened.read(_CHUNK_BYTES):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
+        first, *others = chunk.split(b"\n")
+        pieces.append(first)
+        num_bytes += len(first)
+        if num_bytes > _MAX_LINE_BYTES:
+            raise OSError(f"a line is longer than {_MAX_LINE_BYTES:,} bytes")
+        if others:
+            yield b"".join(pieces)
+            yield from others[:-1]
+            pieces, num_bytes = [others[-1]], len(others[-1])
+    if num_bytes:
+        yield b"".join(pieces)

@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -236,6 +237,7 @@ class Launcher:
     def _write_run_file(self) -> None:
         server = machine.RunningServer(
             pid=os.getpid(),
+            created=psutil.Process().create_time(),
             ray_address=f"{machine.RAY_HOST}:{self._ray_port}",
             dashboard=f"http://127.0.0.1:{self._launch.dashboard_port}",
             http=self._endpoint.url,
@@ -291,8 +293,7 @@ class Launcher:
     def _environment(self) -> dict[str, str]:
         # Two clusters on one machine collide on HAProxy's default files and ports; socket paths must stay short.
         digest = hashlib.sha256(str(self._launch.run_dir).encode()).hexdigest()[:10]
-        haproxy = Path(tempfile.gettempdir()) / f"zaphod-{os.getuid()}-{digest}"
-        haproxy.mkdir(mode=0o700, exist_ok=True)
+        haproxy = _own_folder(Path(tempfile.gettempdir()) / f"zaphod-{os.getuid()}-{digest}")
         # And on the ports of replicas and of the Python proxy, which HAProxy asks while it knows no replica: one that
         # another cluster's proxy shares, or takes over when a replica dies, answers with that cluster's models.
         http = machine.free_ports(30_000, 32_700, num=_PORTS)
@@ -322,6 +323,21 @@ class Launcher:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             machine.MARK: str(self._launch.run_dir),
         }
+
+
+def _own_folder(path: Path) -> Path:
+    """Made where it is missing. Whoever could write there could take over the edge.
+
+    Raises: EnvironmentNotReadyError when others may.
+    """
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise EnvironmentNotReadyError(
+            f"Cannot use {path}: it is no folder of this user's alone. Remove it, or set TMPDIR to another place."
+        )
+    return path
 
 
 def stop(run_dir: Path, *, kill_launcher: bool = True) -> list[str]:

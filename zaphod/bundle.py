@@ -62,7 +62,7 @@ class Bundle:
         """One row that the model takes, for docs and warm-up. Raises: ModelLoadError."""
         try:
             return msgspec.json.decode(self.files[EXAMPLE], type=dict[str, int | float | bool | str | None])
-        except (KeyError, msgspec.MsgspecError) as error:
+        except (KeyError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ModelLoadError(f"Cannot read {EXAMPLE} of {self.name}@{self.version}: {error}") from error
 
     def load_predictor(self) -> Predictor:
@@ -110,7 +110,7 @@ def verify(files: Mapping[str, bytes], *, version: int, where: str) -> Bundle:
         raise ModelLoadError(f"Cannot load {where}: it has no {MANIFEST}. Package the model again.")
     try:
         manifest = msgspec.json.decode(manifest_bytes, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ModelLoadError(f"Cannot load {where}: {MANIFEST} is broken ({error}).") from error
     for name, expected in manifest.files.items():
         if name not in files:

@@ -380,7 +380,9 @@ def _inexact(column: pa.ChunkedArray) -> BadRows:
     limits = pc.min_max(column)
     if limits["max"].as_py() <= MAX_EXACT_INT and limits["min"].as_py() >= -MAX_EXACT_INT:
         return {}
-    large = pc.or_(pc.greater(column, MAX_EXACT_INT), pc.less(column, -MAX_EXACT_INT))
+    large = pc.greater(column, pa.scalar(MAX_EXACT_INT, column.type))
+    if pa.types.is_signed_integer(column.type):
+        large = pc.or_(large, pc.less(column, -MAX_EXACT_INT))
     return {_TOO_LARGE: np.asarray(pc.equal(pc.fill_null(large, fill_value=False), True))}  # noqa: FBT003  # a value to compare
 
 

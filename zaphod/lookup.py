@@ -115,7 +115,7 @@ class PublishedPredictions:
     def _current(self) -> str | None:
         try:
             return msgspec.json.decode(self._storage.read("current.json"), type=_Pointer).run_id
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
 
     def _run(self, name: str) -> PublishedRun | None:
@@ -127,7 +127,7 @@ class PublishedPredictions:
             return None
         try:
             manifest = msgspec.json.decode(self._storage.read(f"runs/{name}/manifest.json"), type=_Manifest)
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
         run = None
         if manifest.settings.sample is None:

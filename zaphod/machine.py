@@ -23,6 +23,8 @@ from zaphod.settings import load_ray_env
 
 MARK = "ZAPHOD_CLUSTER"
 _OWNER = "#"
+# The clock by which a process began is read anew each time.
+_SAME_S = 0.05
 RUN_FILE = "serve.json"
 
 RAY_HOST = "127.0.0.2"
@@ -30,9 +32,13 @@ RAY_HOST = "127.0.0.2"
 
 
 class RunningServer(msgspec.Struct, frozen=True, kw_only=True):
-    """var/run/serve.json: what `make serve` started, for the other arms to find."""
+    """var/run/serve.json: what `make serve` started, for the other arms to find.
+
+    created: when the process began, seconds since the epoch; a later one with the same id is another.
+    """
 
     pid: int
+    created: float
     ray_address: str
     dashboard: str
     http: str
@@ -47,9 +53,12 @@ def read_run_file(run_dir: Path) -> RunningServer | None:
     """The server that runs now, or None when there is none or its launcher is gone."""
     try:
         server = msgspec.json.decode((run_dir / RUN_FILE).read_bytes(), type=RunningServer)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return server if psutil.pid_exists(server.pid) else None
+    with contextlib.suppress(psutil.Error):
+        if abs(psutil.Process(server.pid).create_time() - server.created) < _SAME_S:
+            return server
+    return None
 
 
 @dataclass(frozen=True, slots=True)

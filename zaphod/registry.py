@@ -145,7 +145,7 @@ class Registry:
         try:
             manifest = msgspec.json.decode(self._storage.read(f"{folder}/{MANIFEST}"), type=Manifest)
             return manifest, Schema.from_json(self._storage.read(f"{folder}/{SCHEMA}"), source=f"{folder}/{SCHEMA}")
-        except (FileNotFoundError, msgspec.MsgspecError) as error:
+        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ModelNotFoundError(f"Cannot describe {name}@{version}: it is not whole ({error}).") from error
 
     def state(self, name: str) -> Change:
@@ -322,7 +322,7 @@ class Registry:
         """How far aliases.json got: a writer may have died before copying its change there."""
         try:
             return msgspec.json.decode(self._storage.read(f"{name}/aliases.json"), type=Change).generation
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
             return 0
 
     def _change(self, name: str, generation: int) -> Change | None:
@@ -330,7 +330,7 @@ class Registry:
             return msgspec.json.decode(self._storage.read(_journal_path(name, generation)), type=Change)
         except FileNotFoundError:
             return None
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ModelLoadError(
                 f"Cannot read the journal of {name}: entry {generation} is broken ({error})."
             ) from error

@@ -160,7 +160,7 @@ class Schema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Raises: ConfigError when the document is not a schema; the message names the place."""
         try:
             return msgspec.json.decode(data, type=cls)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ConfigError(f"{error} - in {source}") from error
 
     @classmethod
@@ -170,6 +170,8 @@ class Schema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 def _check_field(field: Field) -> None:
     where = f"at schema.fields[{field.name!r}]"
+    if any(char in '"\\' or ord(char) < 32 for char in field.name):
+        raise ConfigError(f"Expected a name without quotation marks, backslashes and control characters - {where}")
     if field.is_string and (field.minimum is not None or field.maximum is not None):
         raise ConfigError(f"Expected no range for a string, got minimum or maximum - {where}")
     if not field.is_string and field.categories is not None:

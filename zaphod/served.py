@@ -358,7 +358,7 @@ class ServedModel:
                     )
                     if on_swap is not None:
                         on_swap(snapshot)
-            except (ZaphodError, OSError):
+            except Exception:  # noqa: BLE001  # whatever is wrong with a version, the next one is to be followed
                 _log.exception("cannot follow the registry; the version that serves goes on")
 
 

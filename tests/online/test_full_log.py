@@ -39,10 +39,10 @@ class Away(LocalStorage):
 
     back = threading.Event()
 
-    def create(self, path: str, data: bytes) -> None:
+    def create(self, path: str, data: bytes, *, private: bool = False) -> None:
         if not self.back.is_set():
             raise StorageUnavailableError("Cannot reach it: it is away.")
-        super().create(path, data)
+        super().create(path, data, private=private)
 
 
 class Asked(Scoring):

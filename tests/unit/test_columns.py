@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from zaphod.columns import RowDecoder, from_table, to_arrow
-from zaphod.errors import DecodeError, InvalidInputError, SchemaMismatchError
+from zaphod.errors import ConfigError, DecodeError, InvalidInputError, SchemaMismatchError
 from zaphod.schema import DType, Field, OutOfDomain, Output, Schema, Task
 
 SCHEMA = Schema(
@@ -156,8 +156,17 @@ def test_integers_beyond_exactness_are_rejected() -> None:
     decoded = from_table(schema, pa.table({"id": [2**53, 2**53 + 1, -(2**60)]}))
 
     assert decoded.kept.tolist() == [0]
+    unsigned = from_table(schema, pa.table({"id": pa.array([2**53, 2**53 + 1, 2**64 - 1], pa.uint64())}))
+    assert unsigned.kept.tolist() == [0]
     with pytest.raises(InvalidInputError):
         RowDecoder(schema).decode_row(b'{"id": 9007199254740993}')
+
+
+@pytest.mark.parametrize("name", ['say "hi"', "back\\slash", "a\tb"])
+def test_names_that_no_json_decoder_takes_are_refused(name: str) -> None:
+    """Where the schema is made, not where a server would load it."""
+    with pytest.raises(ConfigError, match="without quotation marks"):
+        Schema(fields=(Field(name=name, dtype=DType.INT64),), output=Output(task=Task.REGRESSION))
 
 
 @pytest.mark.parametrize("count", [3, 3.0, 2**53, 1e300, -1e17, 2.5, None, 2**53 + 1])

@@ -113,6 +113,27 @@ def test_the_new_version_has_predicted_before_it_serves(registry: Registry, monk
     assert [(version, round(value)) for version, value in seen] == [(2, 1)]
 
 
+def test_whatever_is_wrong_with_a_version_the_next_is_followed(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what nobody thought of."""
+    warm_up = Snapshot.check
+    tried: list[int] = []
+
+    def check(snapshot: Snapshot) -> None:
+        if not tried:
+            tried.append(snapshot.bundle.version)
+            raise ValueError("nobody thought of it")
+        warm_up(snapshot)
+
+    with serving(registry) as served:
+        monkeypatch.setattr(Snapshot, "check", check)
+        promote(registry, 2)
+        wait_for(lambda: answer(served) == pytest.approx(2), what="the swap")
+
+    assert tried == [2]
+
+
 def damage(registry: Registry, version: int, how: str) -> None:
     """Harms a bundle as a bad disk, an accident or an attacker would."""
     folder = Path(registry.uri) / "m" / str(version)

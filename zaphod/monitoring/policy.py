@@ -67,12 +67,17 @@ def open_hasher(storage: Storage, key: str | None, environ: Mapping[str, str]) -
         return Hasher(storage.read(KEY_FILE))
     except FileNotFoundError:
         return Hasher(_make_key(storage))
+    except PermissionError as error:
+        raise ConfigError(
+            f"Cannot read the hash key of the log {storage.uri}: it is another user's. Give all writers of the log one "
+            f"in {KEY_VARIABLE}."
+        ) from error
 
 
 def _make_key(storage: Storage) -> bytes:
     # Of writers that start together one makes the key, and all read that one.
     with contextlib.suppress(FileExistsError):
-        storage.create(KEY_FILE, secrets.token_hex(32).encode())
+        storage.create(KEY_FILE, secrets.token_hex(32).encode(), private=True)
     return storage.read(KEY_FILE)
 
 

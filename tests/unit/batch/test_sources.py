@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from batch import delimited, source
+from batch import delimited, jsonlines, source
 from batch.preflight import preflight
 from tests.batch import tables
 from zaphod.columns import from_table
@@ -124,6 +124,7 @@ def test_bad_lines_of_json(tmp_path: Path, registry: Registry) -> None:
         json.dumps(good | {"kind": "never seen"}),
         json.dumps(good | {"count": 3.0}),
         json.dumps(good | {"count": 3.5}),
+        json.dumps(good)[:-1] + ', "deep": ' + "[" * 3_000 + "]" * 3_000 + "}",
     ]
     (tmp_path / "input").mkdir()
     (tmp_path / "input" / "x.jsonl").write_text("\n".join(lines))
@@ -136,7 +137,34 @@ def test_bad_lines_of_json(tmp_path: Path, registry: Registry) -> None:
         (4, None, "Object missing required field `count`"),
         (5, "amount", "Expected `float`, got `null`"),
         (8, "count", "Expected `int`, got `float`"),
+        (9, None, "Expected a JSON object on a line, got something else"),
     ]
+
+
+def test_lines_in_many_chunks(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever they are cut; one longer than any row is the file's fault."""
+    monkeypatch.setattr(jsonlines, "_CHUNK_BYTES", 7)
+    monkeypatch.setattr(jsonlines, "_MAX_LINE_BYTES", 200)
+    (tmp_path / "input").mkdir()
+    lines = ["{" if i % 7 == 3 else json.dumps({"amount": i, "count": 1, "kind": "a"}) for i in range(50)]
+    path = tmp_path / "input" / "x.jsonl"
+    path.write_text("\n".join(lines))
+
+    assert [row["row"] for row in rejected(tmp_path, registry)] == list(range(3, 50, 7))
+
+    path.write_text("\n".join([*lines, "x" * 300]))
+    with pytest.raises(BatchError, match="a line is longer than 200 bytes"):
+        rejected(tmp_path, registry)
+
+
+def test_whole_numbers_of_any_size_are_kept_or_refused(tmp_path: Path, registry: Registry) -> None:
+    """One that Arrow has no type for ends the job with its column's name."""
+    (tmp_path / "input").mkdir()
+    lines = [json.dumps({"amount": 1.0, "count": 1, "kind": "a", "id": i}) for i in (1, 10**30)]
+    (tmp_path / "input" / "x.jsonl").write_text("\n".join(lines))
+
+    with pytest.raises(SchemaMismatchError, match="at column `id`"):
+        rejected(tmp_path, registry)
 
 
 def test_a_csv_in_many_blocks(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,6 +259,7 @@ def test_writers_of_one_log_hash_alike(tmp_path: Path) -> None:
     assert len(shared) == 2
     assert shared.isdisjoint(row["entity"] for row in read(tmp_path / "other"))
     assert not (tmp_path / "other" / "key").exists()
+    assert (tmp_path / "shared" / "key").stat().st_mode & 0o777 == 0o600
 
 
 def test_the_key_of_the_environment_goes_to_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,10 +335,10 @@ class Unreachable(LocalStorage):
         super().__init__(root)
         self.back = threading.Event()
 
-    def create(self, path: str, data: bytes) -> None:
+    def create(self, path: str, data: bytes, *, private: bool = False) -> None:
         if not self.back.is_set():
             raise StorageUnavailableError("Cannot reach it: it is away.")
-        super().create(path, data)
+        super().create(path, data, private=private)
 
 
 def writer(storage: LocalStorage, **settings: object) -> PredictionLog:
@@ -417,8 +418,8 @@ class Forgetful(LocalStorage):
 
     failed = False
 
-    def create(self, path: str, data: bytes) -> None:
-        super().create(path, data)
+    def create(self, path: str, data: bytes, *, private: bool = False) -> None:
+        super().create(path, data, private=private)
         if not self.failed:
             self.failed = True
             raise StorageUnavailableError("Cannot reach it: the answer was lost.")
