@@ -185,8 +185,8 @@ class Registry:
         check_name(alias, what="alias")
         if alias.isdigit():
             raise ConfigError(f"Cannot name an alias {alias!r}: a number means a version. Use a word.")
-        self._check_version(name, version)
         before = self.state(name)
+        self.check_version(name, version, before=before)
         running = before.experiment
         if running is not None and alias == CHAMPION and version != running.champion:
             why = f"{why} (this ends experiment {running.id})"
@@ -205,8 +205,8 @@ class Registry:
 
         Raises: ModelNotFoundError, RegistryConflictError.
         """
-        self._check_version(name, version)
         before = self.state(name)
+        self.check_version(name, version, before=before)
         pins = tuple(sorted({*before.pins, version}))
         return self.append(name, before=before, pins=pins, action=f"pin {version}", why=why)
 
@@ -221,8 +221,8 @@ class Registry:
 
         Raises: ModelNotFoundError; ConfigError when an alias or a pin holds it; RegistryConflictError.
         """
-        self._check_version(name, version)
         before = self.state(name)
+        self._check_files(name, version)
         if version in before.kept:
             holders = [f"@{alias}" for alias, target in sorted(before.aliases.items()) if target == version]
             holders += ["a pin"] if version in before.pins else []
@@ -231,9 +231,25 @@ class Registry:
                 "Promote another version, unpin it or stop the experiment first."
             )
         # The journal first: a writer that pointed an alias here meanwhile makes this one lose.
-        change = self.append(name, before=before, action=f"delete {version}", why=why)
+        change = self.append(name, before=before, action=_deletion(version), why=why)
         self._remove(name, version)
         return change
+
+    def check_version(self, name: str, version: int, *, before: Change) -> None:
+        """That a version is there to be named by a change on top of `before`, which is read first: if the version is
+        deleted from then on, that change loses.
+
+        Raises: ModelNotFoundError; also while the files of a version that the journal calls deleted are still there.
+        """
+        self._check_files(name, version)
+        change: Change | None = before
+        # What was held at some time had not been deleted until then.
+        while change is not None and change.generation and version not in change.kept:
+            if change.action == _deletion(version):
+                raise ModelNotFoundError(
+                    f"Cannot find {name}@{version}: it was deleted ({change.why}). Package the model again."
+                )
+            change = self._change(name, change.generation - 1)
 
     def abandoned(self, name: str, *, before: datetime.datetime) -> list[int]:
         """Numbers that were claimed before a moment and whose bundle is still not whole: their publishers died."""
@@ -299,7 +315,8 @@ class Registry:
     def _numbers(self, name: str) -> list[int]:
         return sorted(int(entry) for entry in self._storage.names(name) if entry.isascii() and entry.isdigit())
 
-    def _check_version(self, name: str, version: int) -> None:
+    def _check_files(self, name: str, version: int) -> None:
+        """Raises: ModelNotFoundError."""
         versions = self.versions(name)
         if version not in versions:
             raise ModelNotFoundError(
@@ -342,6 +359,11 @@ def _now() -> str:
 
 def _id() -> str:
     return uuid.uuid4().hex
+
+
+def _deletion(version: int) -> str:
+    """The action of a change."""
+    return f"delete {version}"
 
 
 def _journal_path(name: str, generation: int) -> str:

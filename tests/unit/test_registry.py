@@ -6,6 +6,7 @@ import datetime
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,9 +15,19 @@ import pytest
 from tests.conftest import ROOT
 from zaphod.bundle import EXAMPLE, MANIFEST, SCHEMA, SKOPS, Manifest, seal
 from zaphod.commands.versions import garbage, previous_version
-from zaphod.errors import ConfigError, ModelLoadError, ModelNotFoundError, RegistryConflictError, ZaphodError
+from zaphod.errors import (
+    ConfigError,
+    ModelLoadError,
+    ModelNotFoundError,
+    RegistryConflictError,
+    StorageUnavailableError,
+    ZaphodError,
+)
+from zaphod.experiment import lifecycle
+from zaphod.experiment.plan import MetricPlan, Plan
 from zaphod.registry import Reference, Registry
 from zaphod.schema import DType, Field, Output, Schema, Task
+from zaphod.storage import LocalStorage
 
 FILES = seal(
     Manifest(name="m", created="2026-01-01T00:00:00+00:00", engine="sklearn", files={}, libraries={}),
@@ -250,6 +261,79 @@ def test_delete_refuses_what_an_alias_or_a_pin_holds(registry: Registry) -> None
         "promote", "pin 2", "delete 3", "unpin 2", "delete 2",
     ]  # fmt: skip
     assert registry.state("m").aliases == {"champion": 1}
+
+
+class Meanwhile(LocalStorage):
+    """Does something once, right after a version was found to be there."""
+
+    def __init__(self, folder: Path, *, version: int, then: Callable[[], object]) -> None:
+        super().__init__(folder)
+        self._path = f"m/{version}/{MANIFEST}"
+        self._then: list[Callable[[], object]] = [then]
+
+    def exists(self, path: str) -> bool:
+        found = super().exists(path)
+        if path == self._path and self._then:
+            self._then.pop()()
+        return found
+
+
+def set_alias(registry: Registry) -> object:
+    """Names version 2."""
+    return registry.set_alias("m", alias="champion", version=2, action="promote", why="test")
+
+
+def pin(registry: Registry) -> object:
+    """Keeps version 2."""
+    return registry.pin("m", version=2, why="test")
+
+
+def start(registry: Registry) -> object:
+    """Tries version 2."""
+    plan = Plan(metrics=(MetricPlan(name="x"),))
+    return lifecycle.start(registry, "m", challenger=2, plan=plan, why="test")
+
+
+@pytest.mark.parametrize("change", [set_alias, pin, start])
+def test_a_version_that_is_deleted_meanwhile_is_named_by_nothing(
+    folder: Registry, tmp_path: Path, change: Callable[[Registry], object]
+) -> None:
+    """One who found it and goes on after the deletion is told to look again."""
+    for _ in range(3):
+        folder.publish("m", FILES)
+    folder.set_alias("m", alias="champion", version=1, action="promote", why="test")
+    slow = Registry(Meanwhile(tmp_path, version=2, then=lambda: folder.delete("m", version=2, why="gc")))
+
+    with pytest.raises((RegistryConflictError, ModelNotFoundError)):
+        change(slow)
+
+    assert folder.versions("m") == [1, 3]
+    assert folder.state("m").kept == {1}
+
+
+@pytest.mark.parametrize("change", [set_alias, pin, start])
+def test_a_version_whose_files_are_still_to_go_is_deleted(
+    folder: Registry, tmp_path: Path, change: Callable[[Registry], object]
+) -> None:
+    """From its journal entry on, also when others followed; whoever deletes it again finishes that."""
+
+    class Slow(LocalStorage):
+        def delete(self, path: str) -> None:
+            raise StorageUnavailableError(f"Cannot delete {path}: away.")
+
+    for _ in range(3):
+        folder.publish("m", FILES)
+    folder.set_alias("m", alias="champion", version=1, action="promote", why="test")
+    with pytest.raises(StorageUnavailableError):
+        Registry(Slow(tmp_path)).delete("m", version=2, why="gc")
+    folder.pin("m", version=3, why="test")
+    assert folder.versions("m") == [1, 2, 3]
+
+    with pytest.raises(ModelNotFoundError, match="deleted"):
+        change(folder)
+    folder.delete("m", version=2, why="again")
+
+    assert folder.versions("m") == [1, 3]
 
 
 def test_garbage_is_what_is_old_and_held_by_nobody(folder: Registry) -> None:

@@ -53,6 +53,7 @@ def start(
     champion = registry.resolve(Reference(name, CHAMPION, None))
     if challenger == champion:
         raise ConfigError(f"Cannot compare {name}@{challenger} with itself: it is the champion. Name another version.")
+    registry.check_version(name, challenger, before=before)
     schema, other = registry.describe(name, champion)[1], registry.describe(name, challenger)[1]
     project(schema, other)
     _check_plan(plan, schema, mode=mode, entity=entity)
