@@ -161,6 +161,8 @@ class FencedError(QueueError):
 class TrimmedError(QueueError):
     """Events or outputs after the given place have been removed, because of their age."""
 
+    refusal = True
+
 
 class QueueUnavailableError(QueueError):
     """The queue cannot be reached or cannot write at the moment."""
