@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime
 import getpass
+import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,10 +20,12 @@ from dataclasses import dataclass
 import msgspec
 
 from zaphod.bundle import MANIFEST, SCHEMA, Bundle, Manifest, verify
-from zaphod.errors import ConfigError, ModelLoadError, ModelNotFoundError, RegistryConflictError
+from zaphod.errors import ConfigError, ModelLoadError, ModelNotFoundError, RegistryConflictError, ZaphodError
 from zaphod.experiment.spec import Experiment
 from zaphod.schema import Schema, check_name
 from zaphod.storage import Storage, open_storage
+
+_log = logging.getLogger(__name__)
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -279,7 +282,7 @@ class Registry:
     ) -> Change:
         """Makes one change on top of the state it was decided on; what is not given stays.
 
-        Raises: RegistryConflictError.
+        It is in force once its journal entry is there, whatever becomes of the copy. Raises: RegistryConflictError.
         """
         change = Change(
             id=_id(),
@@ -299,7 +302,14 @@ class Registry:
             raise RegistryConflictError(
                 f"Cannot {action} {name}: somebody else changed it at the same time. Look at it again, then retry."
             ) from error
-        self._storage.replace(f"{name}/aliases.json", data)
+        try:
+            self._storage.replace(f"{name}/aliases.json", data)
+        except (ZaphodError, OSError):
+            _log.exception(
+                "cannot copy a change to aliases.json: it is in force, for readers find it in the journal, and the "
+                "copy is made good with the next change",
+                extra={"model": name, "generation": change.generation},
+            )
         return change
 
     def _claim(self, name: str) -> int:

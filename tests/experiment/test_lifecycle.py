@@ -57,7 +57,7 @@ def test_what_cannot_run_is_refused(registry: Registry) -> None:
     for version, plan, mode, message in (
         (1, PLAN, Mode.AB, "with itself"),
         (3, PLAN, Mode.AB, "`age` is unknown to the champion"),
-        (9, PLAN, Mode.AB, "Cannot describe"),
+        (9, PLAN, Mode.AB, "Cannot find constant@9"),
         (2, PLAN, Mode.SHADOW, "nobody was given the challenger's answers"),
         (2, Plan(metrics=(MetricPlan(name="m", covariate="income"),)), Mode.AB, "Expected a covariate among"),
     ):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.conftest import ROOT
@@ -25,7 +26,7 @@ from zaphod.errors import (
 )
 from zaphod.experiment import lifecycle
 from zaphod.experiment.plan import MetricPlan, Plan
-from zaphod.registry import Reference, Registry
+from zaphod.registry import Change, Reference, Registry
 from zaphod.schema import DType, Field, Output, Schema, Task
 from zaphod.storage import LocalStorage
 
@@ -168,6 +169,27 @@ def test_a_change_survives_a_writer_that_died_before_copying(folder: Registry, t
     (tmp_path / "m/aliases.json").write_bytes(old)
 
     assert folder.state("m").aliases == {"champion": 1, "challenger": 1}
+
+
+@pytest.mark.parametrize("problem", [StorageUnavailableError("away"), OSError("disk full")])
+def test_a_change_that_cannot_be_copied_is_in_force(
+    folder: Registry, tmp_path: Path, problem: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever made it is told so, every reader sees it, and the next change brings the copy up to date."""
+
+    class Away(LocalStorage):
+        def replace(self, path: str, data: bytes, *, durable: bool = True) -> None:
+            raise problem
+
+    folder.publish("m", FILES)
+    folder.set_alias("m", alias="champion", version=1, action="promote", why="test")
+
+    change = Registry(Away(tmp_path)).pin("m", version=1, why="test")
+
+    assert folder.state("m") == folder.journal("m")[-1] == change
+    assert "it is in force" in caplog.text
+    later = folder.unpin("m", version=1, why="test")
+    assert msgspec.json.decode((tmp_path / "m/aliases.json").read_bytes(), type=Change) == later == folder.state("m")
 
 
 @pytest.mark.parametrize("name", ["../m", "a/b", "", ".", "..", "-x", "a" * 101, "x..y", "né"])
