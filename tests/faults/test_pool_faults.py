@@ -53,11 +53,13 @@ class Run:
     broker: RedisServer | None
     rng: random.Random
     supervisor: subprocess.Popen[bytes] | None = None
+    said_before: int = 0
     done: Counter[str] = field(default_factory=Counter)
 
     def start(self) -> None:
         """`python -m streaming` in its own process."""
         with (self.home / "pool.log").open("ab") as log:
+            self.said_before = log.tell()
             self.supervisor = subprocess.Popen(
                 [sys.executable, "-m", "streaming", "--config", str(self.config)],
                 cwd=self.home, env=self.environ, stdout=log, stderr=log,
@@ -76,6 +78,9 @@ class Run:
     def stop(self) -> None:
         """SIGTERM, and a clean end."""
         assert self.supervisor is not None
+        # One that was started a moment ago does not know of signals yet.
+        log = self.home / "pool.log"
+        wait_for(lambda: b"starting" in log.read_bytes()[self.said_before :], timeout_s=60, what="its first word")
         self.supervisor.terminate()
         assert self.supervisor.wait(timeout=60) == 0
 
@@ -84,10 +89,12 @@ class Run:
         return scorers_of(machine.marked_processes(self.ray_home / "ray"))
 
     def fault(self) -> None:
-        """One, chosen at random; what it finds in its way is part of it."""
+        """One, chosen at random, but of all at least one on the supervisor; what it finds in its way is part of it."""
         faults = [self.kill_scorer, self.freeze_scorer, self.kill_supervisor, self.promote]
         faults += [self.kill_broker] if self.broker is not None else []
         chosen = self.rng.choice(faults)
+        if self.done.total() == NUM_FAULTS - 1 and not self.done[self.kill_supervisor.__name__]:
+            chosen = self.kill_supervisor
         wait_for(lambda: bool(self.scorers()) and self.check(), timeout_s=60, what="a scorer to be hit")
         with contextlib.suppress(psutil.Error, IndexError):
             chosen()
@@ -188,6 +195,7 @@ def test_nothing_is_lost_doubled_or_out_of_order(
         traffic.stop.set()
         producer.join()
     assert traffic.error is None, traffic.error
+    assert run.done["kill_supervisor"]
 
     def is_scored() -> bool:
         run.check()

@@ -29,7 +29,7 @@ from zaphod import machine
 from zaphod.registry import CHAMPION, Registry
 
 NUM_FAULTS = int(os.environ.get("ZAPHOD_FAULTS", "0"))
-DEFAULT_FAULTS = {"sqlite": 100, "redis": 80, "kafka": 12}
+DEFAULT_FAULTS = {"sqlite": 110, "redis": 80, "kafka": 12}
 SEED = int(os.environ.get("ZAPHOD_SEED", "1"))
 LEASE_S = 1.0
 KINDS = ("sqlite", "redis", "kafka")
