@@ -11,6 +11,8 @@ import importlib.abc
 import sys
 from collections.abc import Iterator, Sequence
 
+from deployments import edge
+
 
 class _Nowhere(importlib.abc.MetaPathFinder):
     def __init__(self, names: Sequence[str]) -> None:
@@ -33,13 +35,17 @@ def hidden(*names: str) -> Iterator[None]:
 
 
 def setup() -> None:
-    """Loads Ray Serve without pandas, and lets Ray decide now, without pyarrow, how it moves objects."""
+    """Loads Ray Serve without pandas, and lets Ray decide now, without pyarrow, how it moves objects.
+
+    An edge that is started in this worker keeps to itself what it tells about itself.
+    """
     with hidden("pandas", "pyarrow"):
         import ray.serve
         from ray._private.worker import global_worker
 
         if ray.is_initialized():
             global_worker.get_serialization_context()  # type: ignore[no-untyped-call]  # Ray is not typed there
+    edge.narrow()
 
 
 def arrow_without_pandas() -> None:
