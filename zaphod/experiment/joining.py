@@ -8,24 +8,22 @@ which file was read first: a reader that watched and one that begins now find th
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from zaphod.experiment.logged import outcome_tables, prediction_tables
 from zaphod.experiment.plan import Plan
 from zaphod.experiment.samples import PhaseData
 from zaphod.experiment.spec import Experiment
 from zaphod.experiment.sums import PhaseQuery
-from zaphod.monitoring.encode import FEATURE, LOG, OUTPUT
+from zaphod.monitoring.encode import LOG
 from zaphod.monitoring.files import LogFiles
 from zaphod.monitoring.outcomes import OUTCOMES
 from zaphod.storage import open_storage
 
-# Taken in together, of however many files: each time costs a pass over all that is there.
-_BATCH_ROWS = 1_048_576
 # The square of a difference of two such numbers, added up over entities and squared again, is still finite.
 _LARGEST = 1e70
 
@@ -78,7 +76,7 @@ class Joined:
         logged = self._logs.fresh()
         self._db.begin()
         try:
-            for table in _tables(told, ["prediction_id", "field", "value", "text", "time"]):
+            for table in outcome_tables(told):
                 self._take_outcomes(table)
             self._take_predictions(logged)
         except BaseException:
@@ -121,22 +119,10 @@ class Joined:
         self._db.unregister("fresh")
 
     def _take_predictions(self, paths: Sequence[Path]) -> None:
-        wanted = ["call", "row", "time", "experiment", "phase", "variant", "reason", "entity", "status", "latency_s"]
-        names = dict.fromkeys(name for path in paths for name in pq.read_schema(path).names)
-        label = f"{OUTPUT}label"
-        # Of several targets no label and no probability is the one that an outcome tells about.
-        probabilities = [name for name in names if name.startswith(f"{OUTPUT}probability_") and label in names]
-        values = [f"{OUTPUT}value", f"{OUTPUT}score", *probabilities[-1:]]
-        features = [FEATURE + name for name in (*self._covariates, *self._segments)]
-        for table in _tables(paths, [*wanted, label, *values, *features]):
+        extras = "".join(f", {_usable(f'covariate_{i}')}" for i in range(len(self._covariates)))
+        extras += "".join(f", segment_{i}" for i in range(len(self._segments)))
+        for table in prediction_tables(paths, covariates=self._covariates, segments=self._segments):
             self._db.register("fresh", table)
-            extras = "".join(
-                [
-                    *(f", {_usable(FEATURE + n)} AS covariate_{i}" for i, n in enumerate(self._covariates)),
-                    *(f", CAST({_name(FEATURE + n)} AS VARCHAR) AS segment_{i}" for i, n in enumerate(self._segments)),
-                ]
-            )
-            value = ", ".join(f"TRY_CAST({_name(name)} AS DOUBLE)" for name in values)
             self._db.execute(
                 f"""CREATE OR REPLACE TEMP TABLE taken AS
                 SELECT * REPLACE (
@@ -147,8 +133,8 @@ class Joined:
                     CASE WHEN "row" IS NULL THEN "call" ELSE "call" || '-' || "row" END AS id,
                     epoch_us(time) / 1e6 AS served, phase, variant = 'challenger' AS challenger,
                     coalesce(entity, id) AS entity, entity IS NOT NULL AS named,
-                    status = 'failed' AS failed, latency_s AS latency, CAST("{label}" AS VARCHAR) AS label,
-                    coalesce({value}) AS value, experiment IS NOT DISTINCT FROM ? AS mine{extras}
+                    status = 'failed' AS failed, latency_s AS latency, label, value,
+                    experiment IS NOT DISTINCT FROM ? AS mine{extras}
                 FROM fresh
                 WHERE status <> 'refused' AND reason IS DISTINCT FROM 'fallback'))""",
                 [self._experiment.id],
@@ -203,41 +189,6 @@ class Joined:
         return covariates + "".join(f", segment_{i}" for i in range(len(self._segments)))
 
 
-def _tables(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
-    """So many rows at a time, with every column that is asked for, null where a file has it not."""
-    waiting: list[pa.Table] = []
-    for path in paths:
-        file = pq.ParquetFile(path)
-        there = [name for name in columns if name in file.schema_arrow.names]
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=there):
-            waiting.append(_plain(pa.Table.from_batches([batch]), columns))
-            if sum(table.num_rows for table in waiting) >= _BATCH_ROWS:
-                yield _joined(waiting)
-                waiting = []
-    if waiting:
-        yield _joined(waiting)
-
-
-def _plain(table: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Without dictionaries, which another file may not have, and with nulls for what is missing."""
-    made = {name: pa.nulls(table.num_rows) for name in columns}
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        made[name] = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-    return pa.table(made)
-
-
-def _joined(tables: Sequence[pa.Table]) -> pa.Table:
-    table = pa.concat_tables(tables, promote_options="permissive")
-    return table.cast(
-        pa.schema([field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in table.schema])
-    )
-
-
 def _usable(column: str) -> str:
     """A number that can be calculated with, else null. DuckDB holds NaN for the largest of all."""
-    number = f"TRY_CAST({_name(column)} AS DOUBLE)"
-    return f"CASE WHEN abs({number}) <= {_LARGEST!r} THEN {number} END"
-
-
-def _name(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
+    return f"CASE WHEN abs({column}) <= {_LARGEST!r} THEN {column} END AS {column}"

@@ -32,7 +32,7 @@ from zaphod.monitoring.outcomes import OUTCOMES, Outcome, Outcomes, import_outco
 from zaphod.monitoring.record import Arm, Call, Origin, Status
 from zaphod.monitoring.settings import LogSettings
 from zaphod.predictor import Predictions
-from zaphod.schema import DType, Field, Output, Schema, Task
+from zaphod.schema import DType, Field, LogPolicy, Output, Schema, Task
 
 SCHEMA = Schema(
     fields=(Field(name="age", dtype=DType.FLOAT64), Field(name="country", dtype=DType.STRING)),
@@ -461,6 +461,50 @@ def test_an_outcome_that_is_no_finite_number_does_not_count(settings: LogSetting
     assert phase.outcomes.unusable == 2
     assert phase.outcomes.champion.with_outcome == 0
     assert phase.guarded[0].champion.bad == 0
+
+
+def test_files_of_versions_whose_columns_differ_are_read_together(settings: LogSettings) -> None:
+    """Labels and features as numbers, words and hashes, each where it has a meaning; the last class's probability."""
+    schemas = [
+        Schema(
+            fields=(Field(name="age", dtype=DType.FLOAT64), Field(name="country", dtype=DType.INT64)),
+            output=Output(task=Task.CLASSIFICATION, classes=(0, 1)),
+        ),
+        Schema(
+            fields=(
+                Field(name="age", dtype=DType.FLOAT64, log=LogPolicy.HASH),
+                Field(name="country", dtype=DType.STRING),
+            ),
+            output=Output(task=Task.CLASSIFICATION, classes=("no", "yes")),
+        ),
+        Schema(
+            fields=(Field(name="age", dtype=DType.STRING), Field(name="country", dtype=DType.BOOL)),
+            output=Output(task=Task.CLASSIFICATION, classes=(0.5, 1.0)),
+        ),
+    ]
+    columns = [
+        Columns(numbers=np.array([[40.0, 7.0]]), strings=()),
+        Columns(numbers=np.array([[40.0]]), strings=(["DE"],)),
+        Columns(numbers=np.array([[1.0]]), strings=(["41"],)),
+    ]
+    labels = [np.array([1]), np.array(["yes"], dtype=object), np.array([1.0])]
+    for i, (schema, row, label) in enumerate(zip(schemas, columns, labels, strict=True)):
+        log = open_log(settings)
+        assert log is not None
+        by = dataclasses.replace(origin("champion"), schema=schema)
+        answer = Predictions(labels=label, probabilities=np.array([[0.4, 0.6]]))
+        log.put(
+            Call(origin=by, id=f"p{i}", served_s=BEGAN + i, num_rows=1, columns=row, predictions=answer, entities=["e"])
+        )
+        log.close()
+
+    joined = Joined(experiment(), PLAN, log_uri=settings.uri or "")
+    joined.refresh(experiment())
+    query = "SELECT label, value, covariate_0, segment_0 FROM predictions ORDER BY id"
+    found = joined._db.execute(query).fetchall()
+    joined.close()
+
+    assert found == [("1", 0.6, 40.0, "7"), ("yes", 0.6, None, "DE"), ("1", 0.6, 41.0, "true")]
 
 
 def test_new_files_are_taken_in(settings: LogSettings) -> None:
