@@ -30,7 +30,7 @@ _LARGEST = 1e70
 _TABLES = """
 CREATE TABLE predictions (
     id VARCHAR, served DOUBLE, phase INTEGER, challenger BOOLEAN, entity VARCHAR, named BOOLEAN, failed BOOLEAN,
-    latency DOUBLE, label VARCHAR, value DOUBLE, unusable BOOLEAN{extras}, counts BOOLEAN
+    latency DOUBLE, label VARCHAR, class DOUBLE, value DOUBLE, unusable BOOLEAN{extras}, counts BOOLEAN
 );
 CREATE TABLE others (id VARCHAR);
 CREATE TABLE outcomes (id VARCHAR, field VARCHAR, value DOUBLE, text VARCHAR, moment DOUBLE);
@@ -127,13 +127,14 @@ class Joined:
                 f"""CREATE OR REPLACE TEMP TABLE taken AS
                 SELECT * REPLACE (
                     failed OR unusable AS failed, CASE WHEN NOT unusable THEN label END AS label,
+                    CASE WHEN NOT unusable THEN class END AS class,
                     CASE WHEN NOT unusable THEN value END AS value
                 )
                 FROM (SELECT *, coalesce(abs(value) > {_LARGEST!r}, false) AS unusable FROM (SELECT
                     CASE WHEN "row" IS NULL THEN "call" ELSE "call" || '-' || "row" END AS id,
                     epoch_us(time) / 1e6 AS served, phase, variant = 'challenger' AS challenger,
                     coalesce(entity, id) AS entity, entity IS NOT NULL AS named,
-                    status = 'failed' AS failed, latency_s AS latency, label, value,
+                    status = 'failed' AS failed, latency_s AS latency, label, class, value,
                     experiment IS NOT DISTINCT FROM ? AS mine{extras}
                 FROM fresh
                 WHERE status <> 'refused' AND reason IS DISTINCT FROM 'fallback'))""",
@@ -155,7 +156,7 @@ class Joined:
             several = "count_if(challenger) > 1 OR count_if(NOT challenger) > 1 OR min(phase) <> max(phase)"
             known = "(p.challenger = t.challenger OR p.phase <> t.phase)"
         columns = (
-            "id, served, phase, challenger, entity, named, failed, latency, label, value, unusable"
+            "id, served, phase, challenger, entity, named, failed, latency, label, class, value, unusable"
             + self._extra_names()
         )
         self._db.execute(

@@ -33,7 +33,8 @@ _PREDICTION = {
     "status": pa.string(),
     "latency_s": pa.float64(),
 }
-_ANSWER = {"label": pa.string(), "value": pa.float64()}
+_ANSWER = {"label": pa.string(), "class": pa.float64(), "value": pa.float64()}
+_TRUTHS = {"true": 1.0, "false": 0.0}
 
 
 def outcome_tables(paths: Sequence[Path]) -> Iterator[pa.Table]:
@@ -44,8 +45,9 @@ def outcome_tables(paths: Sequence[Path]) -> Iterator[pa.Table]:
 def prediction_tables(
     paths: Sequence[Path], *, covariates: Sequence[str], segments: Sequence[str]
 ) -> Iterator[pa.Table]:
-    """Columns as in the log, then `label`, the number `value` that was answered, `covariate_<i>` and `segment_<i>`.
+    """Columns as in the log, then `label`, `class`, `value`, `covariate_<i>` and `segment_<i>`.
 
+    class: the label as a number, where it is one or a truth value, also in words. value: the number that was answered.
     Raises: as `outcome_tables`.
     """
     features = {f"covariate_{i}": (FEATURE + name, pa.float64()) for i, name in enumerate(covariates)}
@@ -62,7 +64,7 @@ def prediction_tables(
 def _answer(there: Sequence[str]) -> dict[str, str]:
     """Of several targets no label and no number is the one that an outcome tells about."""
     label, probability = f"{OUTPUT}label", f"{OUTPUT}probability_"
-    found = {"label": label} if label in there else {}
+    found = {"label": label, "class": label} if label in there else {}
     numbers = [name for name in (f"{OUTPUT}value", f"{OUTPUT}score") if name in there]
     if label in there:
         numbers += [name for name in there if name.startswith(probability)][-1:]
@@ -114,4 +116,4 @@ def _number(word: str) -> float | None:
     try:
         return float(word)
     except ValueError:
-        return None
+        return _TRUTHS.get(word.lower())

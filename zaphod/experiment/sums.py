@@ -168,7 +168,7 @@ class PhaseQuery:
         columns = self._columns(
             f"SELECT {self._complete_s()} AS complete_s, {sums}{self._firsts()} "
             "FROM (SELECT * FROM phase WHERE NOT challenger) p JOIN firsts f USING (entity) "
-            "JOIN (SELECT id, label, value FROM phase WHERE challenger) q ON q.id = p.id "
+            "JOIN (SELECT id, label, class, value FROM phase WHERE challenger) q ON q.id = p.id "
             f"{self._outcome_joins()} WHERE {self._counted()} GROUP BY entity ORDER BY complete_s, entity"
         )
         return Pairs(
@@ -212,8 +212,9 @@ class PhaseQuery:
             case "outcome":
                 measured = f"{outcome}.value"
             case "correct":
-                measured = f"CASE WHEN {outcome}.text IS NULL THEN NULL "
-                measured += f"ELSE coalesce({side}.label = {outcome}.text, false)::DOUBLE END"
+                # 1, 1.0 and true are the same where a number or a truth value was told; words are what they are.
+                same = f"{side}.label = {outcome}.text OR {side}.class = {outcome}.value"
+                measured = f"CASE WHEN {outcome}.text IS NOT NULL THEN coalesce({same}, false)::DOUBLE END"
             case "absolute_error":
                 measured = f"abs({side}.value - {outcome}.value)"
             case "squared_error":

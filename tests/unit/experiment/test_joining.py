@@ -558,34 +558,38 @@ def test_pairs_are_of_the_same_predictions(settings: LogSettings) -> None:
     np.testing.assert_allclose(observed.challenger[3].total, errors(1.0))
 
 
-def test_labels_are_compared_as_they_are_written(settings: LogSettings) -> None:
-    """A label of 1 was right when the outcome is 1, 1.0 or "1"."""
-    schema = Schema(
-        fields=SCHEMA.fields, output=Output(task=Task.CLASSIFICATION, classes=(0, 1), has_probabilities=False)
-    )
-    by = dataclasses.replace(origin("champion"), schema=schema)
-    other = dataclasses.replace(origin("challenger"), schema=schema)
-    predictions = [dataclasses.replace(p, failed=False, entity=p.id) for p in traffic(7, 8)]
-    calls = [
-        Call(origin=other if i % 2 else by, id=p.id, served_s=p.served, num_rows=1, entities=[p.id],
-             predictions=Predictions(labels=np.array([1])))
-        for i, p in enumerate(predictions)
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        (1, [1, 1.0, "1", True], [0, 0.0, "0", "x", False, 1.5]),
+        (1.0, [1, 1.0, "1", True], [0, "0", False, 0.5]),
+        (0.5, [0.5, "0.5"], [1, 0, "1", True]),
+        (True, [True, "true", 1, 1.0], [False, "false", 0, "yes"]),
+        (False, [False, "false", 0], [True, "true", 1]),
+        ("True", ["True", True, 1], ["true", "1", False, 0]),
+        ("1.0", ["1.0", 1, True], ["1", 0, False]),
+        ("yes", ["yes"], ["no", 1, True]),
+    ],
+)
+def test_labels_are_compared_by_what_they_mean(
+    settings: LogSettings, answer: float | str, right: list[float | str], wrong: list[float | str]
+) -> None:
+    """Whole numbers and truth values in whatever type they were told; words only as they were written."""
+    other: float | str = "no" if isinstance(answer, str) else type(answer)(0 if answer else 1)
+    output = Output(task=Task.CLASSIFICATION, classes=tuple(sorted((answer, other))), has_probabilities=False)
+    by = dataclasses.replace(origin("champion"), schema=Schema(fields=SCHEMA.fields, output=output))
+    labels = np.array([answer], dtype=object if isinstance(answer, str) else None)
     log, outcomes = open_log(settings), open_outcomes(settings)
     assert log is not None
     assert outcomes is not None
-    for one in calls:
-        log.put(one)
-    values: list[float | bool | str] = [1, 1.0, "1", 0, 0.0, "0", 1, "x"]
-    outcomes.put(
-        Outcomes(
-            [
-                Outcome(p.id, value, time=datetime.datetime.fromtimestamp(p.served, tz=datetime.UTC))
-                for p, value in zip(predictions, values, strict=True)
-            ],
-            BEGAN + 500,
-        )
-    )
+    values = [*right, *wrong]
+    moment = datetime.datetime.fromtimestamp(BEGAN, tz=datetime.UTC)
+    for i in range(len(values)):
+        log.put(
+            Call(origin=by, id=f"p{i}", served_s=BEGAN, num_rows=1, entities=[f"e{i:02d}"],
+                 predictions=Predictions(labels=labels))
+        )  # fmt: skip
+    outcomes.put(Outcomes([Outcome(f"p{i}", value, time=moment) for i, value in enumerate(values)], BEGAN + 500))
     log.close()
     outcomes.close()
     plan = Plan(metrics=(MetricPlan(name="right", measure="correct"),), outcome_window_s=10.0, entity_window_s=0.0)
@@ -595,7 +599,7 @@ def test_labels_are_compared_as_they_are_written(settings: LogSettings) -> None:
     joined.close()
 
     assert isinstance(phase.observed, Entities)
-    assert sorted(phase.observed.sums[0].total.tolist()) == [0.0] * 4 + [1.0] * 4
+    assert phase.observed.sums[0].total.tolist() == [1.0] * len(right) + [0.0] * len(wrong)
 
 
 def test_no_answer_of_several_targets_is_compared(settings: LogSettings) -> None:
