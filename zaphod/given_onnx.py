@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pyarrow as pa
 from numpy.typing import NDArray
-from onnx.external_data_helper import uses_external_data
 
 from zaphod.columns import Columns
 from zaphod.errors import ModelLoadError, PackagingError, PredictionError
+from zaphod.external_data import refuse_external_data
 from zaphod.predictor import Predictions
 from zaphod.schema import Field, Output, Schema, Task
 
@@ -109,7 +107,7 @@ def open_session(model: bytes) -> onnxruntime.InferenceSession:
 
     Raises: ModelLoadError when the bytes are no model, or one that reads other files.
     """
-    _refuse_external_data(model)
+    refuse_external_data(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
@@ -119,29 +117,6 @@ def open_session(model: bytes) -> onnxruntime.InferenceSession:
         raise ModelLoadError(
             f"Cannot load the ONNX model: {type(error).__name__}. Check that it is whole and of standard operators."
         ) from error
-
-
-def _refuse_external_data(model: bytes) -> None:
-    """A model may keep its tensors in files that it names: any file of the machine that loads it."""
-    try:
-        parsed = onnx.load_model_from_string(model)
-    except Exception as error:  # protobuf's own kinds
-        raise ModelLoadError(f"Cannot load the ONNX model: it is broken ({type(error).__name__}).") from error
-    if any(uses_external_data(tensor) for tensor in _tensors(parsed.graph)):
-        raise ModelLoadError(
-            "Cannot load the ONNX model: it keeps tensors in other files. Save it as one file, with its tensors inside."
-        )
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
-            for inner in (attribute.g, *attribute.graphs):
-                if inner.ByteSize():
-                    yield from _tensors(inner)
 
 
 def infer_onnx_output(model: bytes, fields: tuple[Field, ...]) -> Output:

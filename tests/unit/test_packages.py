@@ -125,7 +125,7 @@ def test_mlflow_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
     """The message says what to install."""
     monkeypatch.setitem(sys.modules, "mlflow.sklearn", None)
 
-    with pytest.raises(PackagingError, match=r"pip install zaphod\[mlflow\]"):
+    with pytest.raises(PackagingError, match=r"pip install -e '.\[mlflow\]'"):
         load_source("models:/churn@champion", trust_pickle=True)
 
 
@@ -222,16 +222,24 @@ def test_an_onnx_model_of_other_fields_is_refused(registry: Registry) -> None:
         package_onnx(linear_onnx(named=False), name="m", sample=SAMPLE.assign(c=1.0), registry=registry)
 
 
-def test_an_onnx_model_that_reads_other_files_is_refused(tmp_path: Path, registry: Registry) -> None:
-    """A model must not be able to name a file of the machine that loads it."""
+@pytest.mark.parametrize("place", ["initializer", "sparse initializer", "constant", "function"])
+def test_an_onnx_model_that_reads_other_files_is_refused(tmp_path: Path, registry: Registry, place: str) -> None:
+    """A model must not be able to name a file of the machine that loads it, wherever its tensors stand."""
     model = onnx.load_model_from_string(linear_onnx(named=False))
     secret = tmp_path / "secret"
     secret.write_bytes(b"\x00" * 8)
-    weights = model.graph.initializer[0]
-    weights.ClearField("float_data")
-    weights.data_location = TensorProto.EXTERNAL
-    entry = weights.external_data.add()
-    entry.key, entry.value = "location", str(secret)
+    weights = TensorProto(name="secret", data_type=TensorProto.FLOAT, dims=[2], data_location=TensorProto.EXTERNAL)
+    weights.external_data.add(key="location", value=str(secret))
+    constant = onnx.helper.make_node("Constant", [], ["c"], value=weights)
+    match place:
+        case "initializer":
+            model.graph.initializer.append(weights)
+        case "sparse initializer":
+            model.graph.sparse_initializer.add(values=weights, dims=[2])
+        case "constant":
+            model.graph.node.append(constant)
+        case "function":
+            model.functions.add(name="f", domain="d", node=[constant], output=["c"])
 
     with pytest.raises((PackagingError, ModelLoadError), match="other files"):
         package_onnx(bytes(model.SerializeToString()), name="m", sample=SAMPLE, registry=registry)

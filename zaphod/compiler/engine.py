@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from zaphod.columns import Columns
 from zaphod.compiler.codes import Coder, decode_metadata
 from zaphod.errors import ModelLoadError, PredictionError
+from zaphod.external_data import refuse_external_data
 from zaphod.predictor import Predictions, label_dtype
 from zaphod.schema import Output, Schema, Task
 
@@ -25,6 +26,7 @@ class OnnxPredictor:
 
     def __init__(self, model_bytes: bytes, schema: Schema, *, num_threads: int = 1) -> None:
         """Raises: ModelLoadError when the bytes are no model, or no model of this schema."""
+        refuse_external_data(model_bytes)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.inter_op_num_threads = 1
