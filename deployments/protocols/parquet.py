@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from deployments.protocols.arrow import check_types, decode_dictionaries
 from deployments.protocols.tables import check_num_rows
-from deployments.protocols.thrift import Reader, Struct
+from deployments.protocols.thrift import BINARY, I32, I64, STRUCT, Path, Reader, Struct
 from zaphod.errors import DecodeError, InvalidInputError, LimitExceededError, UnsupportedTypeError
 from zaphod.schema import Schema
 
@@ -29,6 +29,22 @@ _COLUMNS, _GROUP_ROWS = 1, 3
 _FILE_PATH, _META = 1, 3
 _TYPE, _PATH, _NUM_VALUES, _CHUNK_BYTES, _DATA_OFFSET, _DICTIONARY_OFFSET = 1, 3, 5, 7, 9, 11
 _BYTE_ARRAY = 6
+# Every list in a footer, by the field numbers that lead to it, and the type of its values. Page headers have none.
+_LISTS: dict[Path, int] = {
+    (_SCHEMA,): STRUCT,
+    (_ROW_GROUPS,): STRUCT,
+    (5,): STRUCT,  # key_value_metadata
+    (7,): STRUCT,  # column_orders
+    (_ROW_GROUPS, _COLUMNS): STRUCT,
+    (_ROW_GROUPS, 4): STRUCT,  # sorting_columns
+    (_ROW_GROUPS, _COLUMNS, _META, 2): I32,  # encodings
+    (_ROW_GROUPS, _COLUMNS, _META, _PATH): BINARY,
+    (_ROW_GROUPS, _COLUMNS, _META, 8): STRUCT,  # key_value_metadata
+    (_ROW_GROUPS, _COLUMNS, _META, 13): STRUCT,  # encoding_stats
+    (_ROW_GROUPS, _COLUMNS, _META, 16, 2): I64,  # size_statistics: repetition_level_histogram
+    (_ROW_GROUPS, _COLUMNS, _META, 16, 3): I64,  # size_statistics: definition_level_histogram
+    (_ROW_GROUPS, _COLUMNS, _META, 17, 2): I32,  # geospatial_statistics: geospatial_types
+}
 # PageHeader; of each kind of page, by its number, where its own header is and where that names the encoding.
 _PAGE_TYPE, _UNCOMPRESSED, _COMPRESSED = 1, 2, 3
 _PAGE_VALUES = 1
@@ -72,38 +88,38 @@ def _read_footer(schema: Schema, body: bytes, reader: Reader) -> _Footer:
     length = int.from_bytes(body[-8:-4], "little")
     if len(body) < 12 or body[-4:] != _MAGIC or body[:4] != _MAGIC or length > len(body) - 12:
         raise DecodeError("Expected a Parquet file, got something else")
-    file, end = reader.read_struct(len(body) - 8 - length)
+    file, end = reader.read_struct(len(body) - 8 - length, lists=_LISTS)
     if end > len(body) - 8:
         raise DecodeError("Expected a footer of the length it says, got a longer one")
-    root, *leaves = file.all_structs(_SCHEMA) or [Struct()]
-    if root.number(_NUM_CHILDREN) != len(leaves) or any(leaf.number(_NUM_CHILDREN) for leaf in leaves):
+    root, *leaves = file.structs(_SCHEMA) or [Struct()]
+    if root.i32(_NUM_CHILDREN) != len(leaves) or any(leaf.i32(_NUM_CHILDREN) for leaf in leaves):
         raise InvalidInputError("Expected a Parquet file of flat columns, got nested ones")
-    names = [leaf.texts[_NAME].decode() for leaf in leaves]
+    names = [leaf.binary(_NAME).decode() for leaf in leaves]
     if len(set(names)) < len(names):
         raise InvalidInputError("Expected columns of different names, got one twice")
     chunks: list[Struct] = []
     num_rows = 0
-    for group in file.all_structs(_ROW_GROUPS):
-        columns = group.all_structs(_COLUMNS)
-        metas = [column.structs[_META] for column in columns]
-        if [meta.lists[_PATH] for meta in metas] != [[name.encode()] for name in names]:
+    for group in file.structs(_ROW_GROUPS):
+        columns = group.structs(_COLUMNS)
+        metas = [column.struct(_META) for column in columns]
+        if [meta.binaries(_PATH) for meta in metas] != [[name.encode()] for name in names]:
             raise DecodeError("Expected each column in each row group, got others")
-        if any(_FILE_PATH in column.texts for column in columns):
+        if any(_FILE_PATH in column.fields for column in columns):
             raise DecodeError("Expected all data in the file, got a path to another")
-        if any(meta.number(_TYPE) != leaf.number(_TYPE) for meta, leaf in zip(metas, leaves, strict=True)):
+        if any(meta.i32(_TYPE) != leaf.i32(_TYPE) for meta, leaf in zip(metas, leaves, strict=True)):
             raise DecodeError("Expected columns of the types that the schema says, got others")
-        rows = group.number(_GROUP_ROWS)
-        if rows < 0 or any(meta.number(_NUM_VALUES) != rows for meta in metas):
+        rows = group.i64(_GROUP_ROWS)
+        if rows < 0 or any(meta.i64(_NUM_VALUES) != rows for meta in metas):
             raise DecodeError("Expected a value for each row and column, got another number")
         num_rows += rows
         chunks += [meta for name, meta in zip(names, metas, strict=True) if name in schema.names]
-    if num_rows != file.number(_NUM_ROWS):
+    if num_rows != file.i64(_NUM_ROWS):
         raise DecodeError("Expected row groups of as many rows as the file, got another number")
     present = [(name, leaf) for name, leaf in zip(names, leaves, strict=True) if name in schema.names]
     return _Footer(
         num_rows=num_rows,
         names=[name for name, _ in present],
-        strings=[name for name, leaf in present if leaf.number(_TYPE) == _BYTE_ARRAY],
+        strings=[name for name, leaf in present if leaf.i32(_TYPE) == _BYTE_ARRAY],
         chunks=chunks,
     )
 
@@ -112,40 +128,40 @@ def _check_pages(chunks: list[Struct], body: bytes, reader: Reader, *, max_bytes
     """Raises: LimitExceededError, UnsupportedTypeError, DecodeError."""
     total = 0
     for chunk in chunks:
-        position = chunk.number(_DATA_OFFSET)
-        dictionary = chunk.number(_DICTIONARY_OFFSET)
+        position = chunk.i64(_DATA_OFFSET)
+        dictionary = chunk.i64(_DICTIONARY_OFFSET)
         if 0 < dictionary < position:
             position = dictionary
-        end = position + chunk.number(_CHUNK_BYTES)
+        end = position + chunk.i64(_CHUNK_BYTES)
         if not 0 < position <= end <= len(body):
             raise DecodeError("Expected column chunks within the file, got one beyond")
         num_values = 0
         while position < end:
-            page, position = reader.read_struct(position)
+            page, position = reader.read_struct(position, lists={})
             num_values += _check_page(page)
-            total += page.number(_UNCOMPRESSED)
-            position += page.number(_COMPRESSED)
+            total += page.i32(_UNCOMPRESSED)
+            position += page.i32(_COMPRESSED)
             if total > max_bytes:
                 raise LimitExceededError(
                     f"Expected pages of at most {max_bytes} bytes (max_decoded_bytes) unpacked, got more"
                 )
         # Arrow would count up to what a page claims, for hours.
-        if position != end or num_values != chunk.number(_NUM_VALUES):
+        if position != end or num_values != chunk.i64(_NUM_VALUES):
             raise DecodeError("Expected pages that hold the column's values, got others")
 
 
 def _check_page(page: Struct) -> int:
     """How many rows the page has values for: none, when it is a dictionary."""
-    size, packed, kind = page.number(_UNCOMPRESSED), page.number(_COMPRESSED), page.number(_PAGE_TYPE)
+    size, packed, kind = page.i32(_UNCOMPRESSED), page.i32(_COMPRESSED), page.i32(_PAGE_TYPE)
     if size < 0 or packed < 0:
         raise DecodeError("Expected pages of some size, got a negative one")
     if kind not in _HEADERS:
         raise DecodeError("Expected pages of data and dictionaries, got others")
     place, slot = _HEADERS[kind]
-    header = page.structs[place]
-    if header.number(slot) not in _ENCODINGS:
+    header = page.struct(place)
+    if header.i32(slot) not in _ENCODINGS:
         raise UnsupportedTypeError("Expected Parquet pages without DELTA_BYTE_ARRAY, got such pages")
-    num_values = header.number(_PAGE_VALUES)
+    num_values = header.i32(_PAGE_VALUES)
     if num_values < 0 or (kind == _DICTIONARY_PAGE and num_values > size):
         raise DecodeError("Expected pages with as many values as they can hold, got others")
     return 0 if kind == _DICTIONARY_PAGE else num_values
