@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,9 @@ import obstore.store
 from zaphod.errors import ConfigError, EnvironmentNotReadyError, StorageUnavailableError
 
 _OBJECT_SCHEMES = ("s3", "gs", "az")
+_STAGED = ".staged-"
+# A file is staged for as long as it is written. One that is so old has lost its writer.
+_ABANDONED_S = 24 * 3600.0
 
 
 class Storage(Protocol):
@@ -64,9 +68,13 @@ class LocalStorage:
 
     def names(self, folder: str) -> list[str]:
         try:
-            return sorted(entry.name for entry in os.scandir(self._inside(folder)) if not entry.name.startswith("."))
+            entries = list(os.scandir(self._inside(folder)))
         except (FileNotFoundError, NotADirectoryError):
             return []
+        for entry in entries:
+            if entry.name.startswith(_STAGED):
+                _drop_abandoned(entry)
+        return sorted(entry.name for entry in entries if not entry.name.startswith("."))
 
     def exists(self, path: str) -> bool:
         return self._inside(path).exists()
@@ -79,12 +87,21 @@ class LocalStorage:
         staged = _stage(target, data, mode=0o600 if private else 0o644)
         try:
             os.link(staged, target)
+        except FileExistsError:
+            # Over a network, a request that succeeded but whose answer was lost is sent again and meets its own link.
+            if staged.stat().st_nlink == 1:
+                raise
         finally:
             staged.unlink()
 
     def replace(self, path: str, data: bytes, *, durable: bool = True) -> None:
         target = self._inside(path)
-        _stage(target, data, durable=durable).replace(target)
+        staged = _stage(target, data, durable=durable)
+        try:
+            staged.replace(target)
+        except OSError:
+            staged.unlink(missing_ok=True)
+            raise
 
     def _inside(self, path: str) -> Path:
         target = self._root
@@ -190,16 +207,28 @@ def _stage(target: Path, data: bytes, *, durable: bool = True, mode: int = 0o644
     """The data, on disk to stay if so wanted, in a hidden file beside its target."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".staged-", dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=_STAGED, dir=target.parent)
     except PermissionError as error:
         raise EnvironmentNotReadyError(
             f"Cannot write to {target.parent}: permission denied. Give this user the right, or name another folder."
         ) from error
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
     staged = Path(name)
-    staged.chmod(mode)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        staged.chmod(mode)
+    except BaseException:
+        # A full disk must not fill with what could not be written.
+        staged.unlink(missing_ok=True)
+        raise
     return staged
+
+
+def _drop_abandoned(entry: os.DirEntry[str]) -> None:
+    """What a writer staged that has died since, as far as this process may."""
+    with contextlib.suppress(OSError):
+        if entry.stat(follow_symlinks=False).st_mtime < time.time() - _ABANDONED_S:
+            os.unlink(entry.path)  # noqa: PTH108  # what was listed
