@@ -33,6 +33,7 @@ from zaphod.schema import Schema, Task
 _SAMPLE_ROWS = 2_000
 _LONG_SAMPLE_ROWS = 20_000
 _QUICK_S = 0.2
+_LOADING_S = 2.0
 _GUESS_BYTES = 256 * 1024
 
 # Columns of the rejects beside the kept ones.
@@ -234,8 +235,11 @@ def _estimate(plan: Plan, work: Work, ask: Ask, location: Location) -> Estimate 
     if unit is None:
         return None
     timed = _time(unit, work, ask, location, num_rows=_SAMPLE_ROWS)
+    if timed is not None and _QUICK_S <= timed.seconds < _LOADING_S:
+        # It may have paid for what is loaded at the first use, beside workers that start: a hundred times the rows' own.
+        timed = _time(unit, work, ask, location, num_rows=_SAMPLE_ROWS)
     if timed is not None and timed.seconds < _QUICK_S:
-        # A second, longer look: the first has paid for what is loaded at the first use.
+        # A longer look, for the same reason.
         timed = _time(unit, work, ask, location, num_rows=_LONG_SAMPLE_ROWS)
     if timed is None:
         return None

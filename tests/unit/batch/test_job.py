@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ import yaml
 
 from batch.commit import Staging
 from batch.job import RejectLimitError
+from batch.predict import predict
 from batch.preflight import preflight
 from batch.score import score_unit
 from tests import models
@@ -574,6 +576,26 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, registry: Registry) -> None:
     assert "50 rows in 3 files" in done.stdout
     assert "a sample scored at" in done.stdout
     assert not (tmp_path / "output").exists()
+
+
+def test_what_is_loaded_at_the_first_use_is_not_every_rows(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first prediction that takes long does not make the job a long one, which Ray Data would carry."""
+    tables.write_input(tmp_path / "input")
+    loading_s = [0.4]
+
+    def slow_at_first(*arguments: object, **named: object) -> object:
+        time.sleep(loading_s.pop() if loading_s else 0.0)
+        return predict(*arguments, **named)  # type: ignore[arg-type]  # as they came
+
+    monkeypatch.setattr("batch.preflight.predict", slow_at_first)
+
+    estimate = preflight(tables.make_settings(tmp_path, registry)).estimate
+
+    assert not loading_s
+    assert estimate is not None
+    assert estimate.seconds(num_rows=100, num_tasks=1) < 0.2
 
 
 def test_a_wrong_setting_is_one_sentence(tmp_path: Path) -> None:
