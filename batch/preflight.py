@@ -236,7 +236,7 @@ def _estimate(plan: Plan, work: Work, ask: Ask, location: Location) -> Estimate 
         return None
     timed = _time(unit, work, ask, location, num_rows=_SAMPLE_ROWS)
     if timed is not None and _QUICK_S <= timed.seconds < _LOADING_S:
-        # It may have paid for what is loaded at the first use, beside workers that start: a hundred times the rows' own.
+        # It may have paid for what is loaded at the first use, beside workers that start.
         timed = _time(unit, work, ask, location, num_rows=_SAMPLE_ROWS)
     if timed is not None and timed.seconds < _QUICK_S:
         # A longer look, for the same reason.
