@@ -16,6 +16,7 @@ from rich.table import Table
 from batch.settings import BatchSettings, from_home
 from zaphod.lookup import PublishedPredictions
 from zaphod.settings import load_settings
+from zaphod.terminal import plain
 
 app = typer.Typer(no_args_is_help=True, help="Lists published batch runs and looks predictions up in them.")
 
@@ -39,7 +40,7 @@ def get(
         return
     table = Table(show_header=False)
     for name, value in found.row.items():
-        table.add_row(name, "" if value is None else str(value))
+        table.add_row(name, "" if value is None else plain(value))
     table.caption = f"{found.model}@{found.version}, published {found.published} in {found.run_id}"
     Console().print(table)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import sys
 import time
@@ -21,6 +22,7 @@ from streaming.events import ORIGINAL_ID
 from streaming.queues.base import Cause, Cursor, DeadEntry, NewEvent, Queue
 from streaming.queues.factory import open_queue
 from zaphod.errors import ConfigError
+from zaphod.terminal import plain
 
 app = typer.Typer(
     no_args_is_help=True, help="Lists, shows, replays and drops dead letters of a stream, or of the topic of outcomes."
@@ -51,8 +53,8 @@ def list_letters(
                 break
             letter = entry.letter
             table.add_row(
-                address(entry), letter.id, letter.cause, str(letter.attempts), str(letter.version),
-                str(len(letter.value)), letter.reason,
+                address(entry), plain(letter.id), letter.cause, str(letter.attempts), str(letter.version),
+                str(len(letter.value)), plain(letter.reason),
             )  # fmt: skip
     Console().print(table)
 
@@ -70,7 +72,8 @@ def show(
         name: getattr(found.letter, name)
         for name in ("id", "key", "headers", "created", "cause", "reason", "attempts", "version")
     }
-    sys.stderr.write(msgspec.json.format(msgspec.json.encode(known), indent=2).decode() + "\n")
+    # As ASCII: JSON leaves some of the characters as they are that steer a terminal.
+    sys.stderr.write(json.dumps(msgspec.to_builtins(known), indent=2) + "\n")
     sys.stdout.buffer.write(found.letter.value)
     sys.stdout.buffer.flush()
 

@@ -29,6 +29,7 @@ from streaming.view import PoolView
 from zaphod.errors import EnvironmentNotReadyError
 from zaphod.machine import RayPlace
 from zaphod.registry import Reference, Registry
+from zaphod.terminal import plain
 
 _READY_TIMEOUT_S = 60.0
 _SHOW_EVERY_S = 0.5
@@ -208,7 +209,7 @@ class _Shown:
         if self.last - self.printed > _SHOW_EVERY_S:
             self.printed = self.last
             text = found[-1].output.value.decode(errors="replace")
-            self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+            self.console.print(plain(text), soft_wrap=True)
 
     def summarise(self, *, num_dead: int) -> None:
         if not self.latencies:

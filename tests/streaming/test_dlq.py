@@ -88,6 +88,22 @@ def test_list_and_show(home: Path) -> None:
     assert json.loads(shown.stderr)["id"] == "bad"
 
 
+def test_a_letter_does_nothing_to_the_terminal(home: Path, registry: Registry) -> None:
+    """Its id is the producer's to choose: one that would end the list or steer the terminal is shown as text."""
+    queue = SqliteQueue(home / "var/stream", num_partitions=NUM_PARTITIONS)
+    queue.produce([NewEvent(value=b"{", id="[/nope]\x1b[2J\x9b", created=time.time())])
+    queue.close()
+    score(home, registry)
+
+    listed = dlq(home, "list")
+    name = next(line.split()[1] for line in listed.stdout.splitlines() if "nope" in line)
+    shown = dlq(home, "show", name)
+
+    assert r"[/nope]\x1b[2J\x9b" in listed.stdout
+    assert json.loads(shown.stderr)["id"] == "[/nope]\x1b[2J\x9b"
+    assert not {"\x1b", "\x9b"} & set(listed.stdout + shown.stderr)
+
+
 def test_a_replayed_letter_is_scored_again_under_its_old_id(home: Path, registry: Registry) -> None:
     """It leaves the dead letters; what still cannot be scored comes back with the id that it had."""
     assert "sent 1 letters" in dlq(home, "replay", letter_name(home)).stdout

@@ -10,12 +10,14 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from zaphod.bundle import PARITY
 from zaphod.commands.options import DEFAULT_REGISTRY, RegistryOption, parse_version
 from zaphod.errors import PackagingError
 from zaphod.registry import Registry
 from zaphod.schema import Field, Schema, check_name
+from zaphod.terminal import plain
 
 if typing.TYPE_CHECKING:
     # Seconds to import, and only what packages needs them.
@@ -101,7 +103,7 @@ def inspect(
     name, version = parse_version(reference, opened)
     bundle = opened.load(name, version)
     manifest, console = bundle.manifest, Console()
-    console.print(f"[bold]{name}@{version}[/] {manifest.description}", highlight=False)
+    console.print(Text(f"{name}@{version} ", style="bold").append(plain(manifest.description)))
     for label, value in (
         ("packaged", manifest.created),
         ("from", manifest.origin),
@@ -110,7 +112,7 @@ def inspect(
         ("libraries", ", ".join(f"{library} {number}" for library, number in manifest.libraries.items())),
         ("engine", manifest.engine),
     ):
-        console.print(f"{label:<10} {value}", highlight=False, soft_wrap=True)
+        console.print(plain(f"{label:<10} {value}"), soft_wrap=True)
     _show_parity(console, bundle.files[PARITY])
     _show_schema(console, bundle.schema)
 
@@ -134,7 +136,7 @@ def read_sample(path: Path, *, without: list[str]) -> pd.DataFrame:
 
 def _show_parity(console: Console, data: bytes) -> None:
     parity: dict[str, object] = msgspec.json.decode(data)
-    console.print(f"{'proof':<10} {parity['reason']}", highlight=False, soft_wrap=True)
+    console.print(plain(f"{'proof':<10} {parity['reason']}"), soft_wrap=True)
     labels = {
         "label_flips": "label flips",
         "largest_absolute": "largest difference",
@@ -154,7 +156,12 @@ def _show_schema(console: Console, schema: Schema) -> None:
     for field in schema.fields:
         default = "" if field.default is None else str(field.default)
         table.add_row(
-            field.name, field.dtype, "yes" if field.nullable else "", _domain(field), default, field.description
+            plain(field.name),
+            field.dtype,
+            "yes" if field.nullable else "",
+            plain(_domain(field)),
+            plain(default),
+            plain(field.description),
         )
     console.print(table)
     output = schema.output
@@ -162,7 +169,7 @@ def _show_schema(console: Console, schema: Schema) -> None:
     if output.target_classes:
         pairs = zip(output.targets, output.target_classes, strict=True)
         what = "; ".join(f"{target} ({', '.join(str(label) for label in classes)})" for target, classes in pairs)
-    console.print(f"gives      {output.task}: {what}", highlight=False)
+    console.print(plain(f"gives      {output.task}: {what}"))
 
 
 def _domain(field: Field) -> str:

@@ -21,6 +21,7 @@ from zaphod.commands.options import (
 )
 from zaphod.errors import ModelNotFoundError
 from zaphod.registry import Change, Registry
+from zaphod.terminal import plain
 
 
 def models(registry: RegistryOption = DEFAULT_REGISTRY) -> None:
@@ -115,7 +116,7 @@ def journal(name: NAME, registry: RegistryOption = DEFAULT_REGISTRY) -> None:
     table = Table("when", "who", "action", "aliases", "why")
     for change in Registry.open(registry).journal(name):
         aliases = ", ".join(f"{alias}={version}" for alias, version in sorted(change.aliases.items()))
-        table.add_row(change.at, change.who, change.action, aliases, change.why)
+        table.add_row(change.at, plain(change.who), plain(change.action), aliases, plain(change.why))
     Console().print(table)
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from zaphod.registry import Registry
 from zaphod.settings import load_settings
+from zaphod.terminal import plain
 from zaphod.validation.verdict import Status
 
 CONFIG = Path("configs/validation.yaml")
@@ -65,7 +66,7 @@ def validate(
         report.write_bytes(html)
     table = Table("check", "", "detail")
     for check in validation.verdict.checks:
-        table.add_row(check.name, _MARKS[check.status], check.detail)
+        table.add_row(plain(check.name), _MARKS[check.status], plain(check.detail))
     console.print(table)
     verdict = "passed" if validation.verdict.passed else "did not pass"
     console.print(
