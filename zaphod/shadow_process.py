@@ -25,11 +25,16 @@ from zaphod.monitoring.log import PredictionLog, open_log
 from zaphod.monitoring.record import Call, Origin, Singles, Status
 from zaphod.monitoring.settings import LogSettings
 from zaphod.portion import Group, groups_of
+from zaphod.recorder import take
 from zaphod.registry import Registry
 from zaphod.shadow import ACK, LENGTH, ShadowTask
+from zaphod.trial import Part, ask_apart
 
 # A tenth of what a server has of a busy processor.
 _LOADING_NICENESS = 10
+# Calls that a portion may take to find the rows that fail: many more, and a challenger that is merely wrong would be
+# taken for one that hangs.
+_MAX_CALLS = 512
 
 
 def main() -> None:
@@ -83,7 +88,9 @@ def load(task: ShadowTask) -> Contender:
 
 def score(frame: bytes, contender: Contender, log: PredictionLog) -> None:
     """Calls of one row together, in a fraction of the time; where one of them fails, one by one."""
-    for group in groups_of(frame, contender.origin):
+    groups = list(groups_of(frame, contender.origin))
+    max_calls = max(1, _MAX_CALLS // max(1, len(groups)))
+    for group in groups:
         try:
             answered = _answer_together(group, contender) if len(group) > 1 else None
         except PredictionError:
@@ -92,7 +99,8 @@ def score(frame: bytes, contender: Contender, log: PredictionLog) -> None:
             log.put(answered)
         else:
             for call in group.calls():
-                log.put(_answer(call, contender))
+                for each in _answer(call, contender, max_calls=max_calls):
+                    log.put(each)
 
 
 def _answer_together(group: Group, contender: Contender) -> Singles:
@@ -105,16 +113,35 @@ def _answer_together(group: Group, contender: Contender) -> Singles:
     return group.answered(columns, predictions, latency_s=time.thread_time() - began)
 
 
-def _answer(call: Call, contender: Contender) -> Call:
-    """As the champion was asked. Timed by what it computes: the process is often set aside."""
+def _answer(call: Call, contender: Contender, *, max_calls: int) -> list[Call]:
+    """As the champion was asked, and apart from that the rows that fail. Timed by what it computes: the process is
+    often set aside.
+    """
     assert call.columns is not None  # copies are of rows that were scored
-    began = time.thread_time()
-    try:
-        predictions, status, error = contender.predict(call.columns), Status.OK, None
-    except PredictionError:
-        predictions, status, error = None, Status.FAILED, "prediction"
+    parts = ask_apart(contender, call.columns, max_calls=max_calls, clock=time.thread_time)
+    return [_answered(call, part) for part in parts]
+
+
+def _answered(call: Call, part: Part) -> Call:
+    """Those rows of the call."""
+    rows, columns = part.rows, call.columns
+    if rows is not None and columns is not None:
+        call = msgspec.structs.replace(
+            call,
+            id=call.id if isinstance(call.id, str) else [call.id[row] for row in rows.tolist()],
+            num_rows=len(rows),
+            rows=None if call.rows is None else call.rows[rows],
+            columns=columns.take(rows),
+            entities=take(call.entities, rows),
+            buckets=None if call.buckets is None else call.buckets[rows],
+        )
+    failed = part.error is not None
     return msgspec.structs.replace(
-        call, predictions=predictions, status=status, error=error, latency_s=time.thread_time() - began
+        call,
+        predictions=part.predictions,
+        status=Status.FAILED if failed else Status.OK,
+        error="prediction" if failed else None,
+        latency_s=part.latency_s,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,35 +126,49 @@ class Trial:
         return parts
 
 
-def ask(contender: Contender, columns: Columns, *, rows: NDArray[np.int64] | None = None) -> Part:
+def ask(
+    contender: Contender,
+    columns: Columns,
+    *,
+    rows: NDArray[np.int64] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Part:
     """columns: of these rows alone."""
-    began = time.perf_counter()
+    began = clock()
     try:
         predictions = contender.predict(columns)
     except PredictionError as error:
-        return Part(contender.origin, rows, time.perf_counter() - began, error=error)
-    return Part(contender.origin, rows, time.perf_counter() - began, predictions)
+        return Part(contender.origin, rows, clock() - began, error=error)
+    return Part(contender.origin, rows, clock() - began, predictions)
 
 
-def ask_apart(contender: Contender, columns: Columns, *, rows: NDArray[np.int64] | None = None) -> list[Part]:
+def ask_apart(
+    contender: Contender,
+    columns: Columns,
+    *,
+    rows: NDArray[np.int64] | None = None,
+    max_calls: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Part]:
     """About these rows of a call, None for all; one row's failure is not its neighbours', however many are asked about.
 
     Where the whole fails, parts of it are asked about, and parts of those that fail, down to single rows. So there are
     at most two parts: what was answered, and what fails. Rows that fail together count as failing when hardly any is
     answered, and when too many calls would be needed: past about one bad row in fifty of a large call.
 
-    columns: of the whole call.
+    columns: of the whole call. max_calls: instead of a number that grows with the rows.
     """
-    whole = ask(contender, columns if rows is None else columns.take(rows), rows=rows)
+    whole = ask(contender, columns if rows is None else columns.take(rows), rows=rows, clock=clock)
     places = np.arange(columns.num_rows) if rows is None else rows
     num_rows = len(places)
     if whole.error is None or num_rows == 1:
         return [whole]
-    if num_rows > _PROBES:
-        spread = places[np.linspace(0, num_rows - 1, _PROBES, dtype=np.int64)]
-        if all(ask(contender, columns.take(row)).error is not None for row in np.split(spread, _PROBES)):
+    calls_left = max(_MIN_CALLS, num_rows // _ROWS_PER_CALL) if max_calls is None else max_calls
+    num_probes = min(_PROBES, calls_left)
+    if num_rows > num_probes:
+        spread = places[np.linspace(0, num_rows - 1, num_probes, dtype=np.int64)]
+        if all(ask(contender, columns.take(row)).error is not None for row in np.split(spread, num_probes)):
             return [whole]
-    calls_left = max(_MIN_CALLS, num_rows // _ROWS_PER_CALL)
     answered: list[Part] = []
     bad: list[NDArray[np.int64]] = []
     failing = [places]
@@ -165,7 +179,7 @@ def ask_apart(contender: Contender, columns: Columns, *, rows: NDArray[np.int64]
             break
         failing = []
         for each in smaller:
-            part = ask(contender, columns.take(each), rows=each)
+            part = ask(contender, columns.take(each), rows=each, clock=clock)
             if part.error is None:
                 answered.append(part)
             elif len(each) > 1:

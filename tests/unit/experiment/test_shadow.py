@@ -185,6 +185,43 @@ def test_a_row_that_fails_is_no_fault_of_those_scored_with_it() -> None:
     assert all(each.latency_s > 0 for each in kept if isinstance(each, Call))
 
 
+def test_a_row_that_fails_is_no_fault_of_those_of_its_call() -> None:
+    """It is a record of its own, by place or by id; the others are answered."""
+    kept = Kept()
+    frame = portion_of(call("a", 1.0, 13.0, 3.0, rows=[0, 2, 5]), call(["x", "y"], 13.0, 8.0), call("b", 1.0, rows=[7]))
+
+    score(frame, Contender(Doubling(), CHALLENGER), kept)  # type: ignore[arg-type]  # as above
+
+    calls = [each for each in kept if isinstance(each, Call)]
+    told = [(each.id, None if each.rows is None else each.rows.tolist(), each.entities, each.status) for each in calls]
+    assert told == [
+        ("a", [0, 5], ["e1.0", "e3.0"], Status.OK), ("a", [2], ["e13.0"], Status.FAILED),
+        (["y"], None, ["e8.0"], Status.OK), (["x"], None, ["e13.0"], Status.FAILED), ("b", [7], ["e1.0"], Status.OK),
+    ]  # fmt: skip
+    first = calls[0]
+    assert first.predictions is not None
+    assert first.predictions.values is not None
+    assert first.buckets is not None
+    assert (first.predictions.values.ravel().tolist(), first.buckets.tolist()) == ([2.0, 6.0], [0, 2])
+
+
+def test_a_challenger_that_fails_on_all_is_not_taken_for_one_that_hangs() -> None:
+    """However many calls a portion has, few more are made."""
+    calls = [0]
+
+    class Broken(Doubling):
+        def predict(self, columns: Columns) -> Predictions:
+            calls[0] += 1
+            raise PredictionError("broken")
+
+    kept = Kept()
+    frame = portion_of(*(call(f"c{i}", *range(100), rows=list(range(100))) for i in range(256)))
+    score(frame, Contender(Broken(), CHALLENGER), kept)  # type: ignore[arg-type]  # as above
+
+    assert {(each.status, each.num_rows) for each in kept if isinstance(each, Call)} == {(Status.FAILED, 100)}
+    assert calls[0] <= 256 + 512
+
+
 @pytest.mark.parametrize(
     ("waited_s", "starved_s", "over"),
     [(9.0, 0.0, False), (11.0, 0.0, True), (11.0, 0.5, True), (11.0, 1.5, False), (300.0, 299.0, True)],
