@@ -155,6 +155,15 @@ class Staging:
         self.storage.replace(path, str(attempt).encode(), durable=False)
         return attempt
 
+    def note_progress(self, unit: str, rows: int) -> None:
+        """How far an unfinished unit is."""
+        self.storage.replace(f".staging/{self.run_id}/progress/{unit}", str(rows).encode(), durable=False)
+
+    def progress(self) -> dict[str, bytes]:
+        """What units that take long have said last."""
+        folder = f".staging/{self.run_id}/progress"
+        return {unit: self.storage.read(f"{folder}/{unit}") for unit in self.storage.names(folder)}
+
     def forget_attempts(self) -> None:
         folder = f".staging/{self.run_id}/attempts"
         if self.storage.names(folder):

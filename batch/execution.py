@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,10 @@ from batch.settings import BatchSettings
 from batch.tasks import TaskPool
 
 if TYPE_CHECKING:
+    from batch.commit import Receipt
     from batch.job import Execute
+    from batch.plan import Unit
+    from batch.score import Work
 
 _JOIN_S = 0.5
 
@@ -71,7 +73,14 @@ def ray_executor(
         warning = own_disks(settings, num_machines=num_machines())
         if warning is not None:
             warn(warning)
-        if seconds is not None and seconds >= settings.ray_data_s:
-            yield functools.partial(dataset.execute, settings=settings, num_tasks=pool.size)
-        else:
+        if seconds is None or seconds < settings.ray_data_s:
             yield pool.execute
+            return
+
+        def execute(units: Sequence[Unit], work: Work) -> Iterator[Receipt]:
+            # Ray Data takes a unit that has not ended for too long for stalled, however far it is.
+            if any(unit.num_rows is None or unit.num_rows > settings.unit_rows for unit in units):
+                return pool.execute(units, work)
+            return dataset.execute(units, work, settings=settings, num_tasks=pool.size)
+
+        yield execute

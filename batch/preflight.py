@@ -109,6 +109,7 @@ def preflight(settings: BatchSettings) -> Preflight:
         entity=settings.entity or (None if entry is None else entry.experiment.entity),
         entry=entry,
         prediction_id=settings.prediction_id,
+        pulse_s=min(30.0, settings.stall_timeout_s / 4),
     )
     if entry is not None and entry.is_shadow:
         try:

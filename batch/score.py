@@ -57,6 +57,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     entity: str | None = None
     entry: Entry | None = None
     prediction_id: bool = False
+    pulse_s: float = 30.0
+    """How often a unit that takes long says how far it is."""
 
     @property
     def kept_schema(self) -> pa.Schema:
@@ -151,6 +153,7 @@ def _score(unit: Unit, work: Work, ask: Ask) -> Receipt:
     problems: Counter[tuple[str, str]] = Counter()
     summaries: list[Summary] = []
     rows_in = batches_in = 0
+    said_s = time.monotonic()
     batches = source.read(locate(work.input), unit, work.wanted(ask), batch_rows=work.batch_rows)
     with contextlib.ExitStack() as stack:
         while True:
@@ -179,6 +182,9 @@ def _score(unit: Unit, work: Work, ask: Ask) -> Receipt:
                     predictions.write(predicted.table, stack=stack)
             rows_in += batch.num_rows
             batches_in += 1
+            if time.monotonic() - said_s >= work.pulse_s:
+                staging.note_progress(unit.id, rows_in)
+                said_s = time.monotonic()
         with seconds.of("write"):
             log.hurry()
             stack.close()

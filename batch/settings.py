@@ -123,7 +123,8 @@ class BatchSettings(Settings):
 
     ray_data_s: pydantic.NonNegativeFloat = 600.0
     """A job that would keep one core busy for so many seconds is carried by Ray Data, whose progress Ray's dashboard
-    shows; a shorter one by plain Ray tasks, which start some seconds sooner. 0 always uses Ray Data."""
+    shows; a shorter one by plain Ray tasks, which start some seconds sooner, and one with files that are a unit however
+    large, as text is. 0 always uses Ray Data where it can."""
 
     cpus_per_task: float = pydantic.Field(default=0.5, gt=0.0)
     """What a task reserves of Ray's CPUs. Half of one leaves room beside a server's replicas."""
@@ -135,7 +136,8 @@ class BatchSettings(Settings):
     """How often a unit is done again after its process or node died."""
 
     stall_timeout_s: pydantic.PositiveInt = 900
-    """The job fails when no unit has finished for so long."""
+    """The job fails when no unit has finished, or got a batch of rows further, for so long; that may take twice as long
+    to see. Ray Data counts finished units only."""
 
     progress_interval_s: pydantic.PositiveFloat = 5.0
     """Seconds between two lines of progress where the output is no terminal."""

@@ -53,11 +53,11 @@ class TaskPool:
         self._warming = [self._task.remote([], b"", ready_for=model) for _ in range(self.size)]
 
     def execute(self, units: Sequence[Unit], work: Work) -> Iterator[Receipt]:
-        """Raises: BatchError when a task fails in a way that its receipt cannot tell, or none ends for too long."""
+        """Raises: BatchError when a task fails in a way that its receipt cannot tell, or none gets on for too long."""
         import ray
         import ray.exceptions
 
-        from batch.commit import Receipt
+        from batch.commit import Receipt, Staging
 
         if not self._warming:
             self.warm_up()
@@ -66,6 +66,7 @@ class TaskPool:
         waiting.reverse()
         encoded = msgspec.json.encode(work)
         running: set[ObjectRef[list[bytes]]] = set()
+        staging, progress = Staging.open(work.output, work.run_id), dict[str, bytes]()
         try:
             while waiting or running:
                 while waiting and len(running) + len(self._warming) < self.size:
@@ -73,9 +74,12 @@ class TaskPool:
                 # A worker that is not ready when the last unit is done is not waited for.
                 done, _ = ray.wait([*running, *self._warming], timeout=self._settings.stall_timeout_s)
                 if not done:
+                    before, progress = progress, staging.progress()
+                    if progress != before:
+                        continue
                     raise BatchError(
-                        f"Cannot go on: no unit has finished for {self._settings.stall_timeout_s} s. Nothing was "
-                        "published. See that the cluster has a free CPU, or raise stall_timeout_s."
+                        f"Cannot go on: no unit has finished for {self._settings.stall_timeout_s} s, or got further. "
+                        "Nothing was published. See that the cluster has a free CPU, or raise stall_timeout_s."
                     )
                 running.difference_update(done)
                 self._warming = [each for each in self._warming if each not in done]
