@@ -23,7 +23,7 @@ from batch.trial import Entry, UnitLog, origin_of, trial_of
 from batch.writer import PartitionedWriter, PartWriter
 from zaphod.columns import Reject
 from zaphod.contender import Contender
-from zaphod.errors import SchemaMismatchError, ZaphodError
+from zaphod.errors import PredictionError, SchemaMismatchError, ZaphodError
 from zaphod.experiment.spec import Mode
 from zaphod.location import locate
 from zaphod.registry import CHALLENGER, CHAMPION
@@ -119,7 +119,7 @@ def score_unit(unit: Unit, work: Work) -> Receipt:
         receipt = reject_whole(unit, work, error.message)
     except MemoryError:
         return Receipt.failed(unit.id, source.not_enough_memory(unit))
-    except SchemaMismatchError as error:
+    except (SchemaMismatchError, PredictionError) as error:
         return Receipt.failed(unit.id, f"{error.message} (in {unit.path})")
     except ZaphodError as error:
         return Receipt.failed(unit.id, error.message)

@@ -22,7 +22,7 @@ from tests import models
 from tests.batch import tables
 from zaphod.bundle import Bundle
 from zaphod.columns import Columns
-from zaphod.errors import ConfigError, PredictionError
+from zaphod.errors import BatchError, ConfigError, PredictionError
 from zaphod.experiment.assignment import Splitter, threshold_of
 from zaphod.experiment.plan import MetricPlan, Plan
 from zaphod.experiment.spec import Experiment, Mode, Phase, write_plan
@@ -319,6 +319,30 @@ def test_a_row_on_which_the_challenger_fails_is_alone_in_it(
     assert records.query("status != 'ok'")["row"].tolist() == [bad]
     answered = mine - {f"0-{bad}"} if mode is Mode.AB else set()
     assert set(got.index[got["value"] == 2.0]) == answered
+
+
+def test_a_champion_that_fails_ends_the_job(
+    tmp_path: Path, constants: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are no fault of the data: they are not rejected, and the file is named."""
+    paths = tables.write_input(tmp_path / "input")
+    rows = pd.read_parquet(paths[1])
+    rows.loc[70, "amount"] = 98_765.0
+    tables.write_file(paths[1], rows)
+    predict = SklearnPredictor.predict
+
+    def refuse(self: SklearnPredictor, columns: Columns) -> Predictions:
+        if (columns.numbers == 98_765.0).any():
+            raise PredictionError("Cannot predict: it is broken.")
+        return predict(self, columns)
+
+    monkeypatch.setattr(SklearnPredictor, "predict", refuse)
+    monkeypatch.setattr(Bundle, "load_predictor", Bundle.load_reference)
+
+    with pytest.raises(BatchError, match=r"it is broken\. \(in part-1\.parquet\)"):
+        score(tmp_path, constants)
+
+    assert not (tmp_path / "output" / "runs").exists()
 
 
 def test_a_unit_whose_process_died_is_done_without_the_shadow(tmp_path: Path, constants: Registry) -> None:
