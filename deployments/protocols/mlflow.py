@@ -5,6 +5,9 @@ https://mlflow.org/docs/latest/ml/deployment/deploy-model-locally/
 
 from __future__ import annotations
 
+import csv
+import io
+import itertools
 import re
 from typing import TypeVar
 
@@ -19,7 +22,7 @@ from deployments.protocols.tables import check_num_rows, from_whole_table
 from deployments.settings import Limits
 from zaphod import __version__
 from zaphod.columns import Columns, arrow_type, clip
-from zaphod.errors import DecodeError, InvalidInputError, UnsupportedTypeError, ZaphodError
+from zaphod.errors import DecodeError, InvalidInputError, LimitExceededError, UnsupportedTypeError, ZaphodError
 from zaphod.schema import DType, Schema
 from zaphod.served import Scored, Snapshot
 
@@ -92,7 +95,7 @@ class MLflow:
             check_num_rows(len(rows), max_rows=limits.max_rows)
             return Question(_columns(snapshot, rows))
         if kind == _CSV:
-            table = _read_csv(snapshot.schema, request.body)
+            table = _read_csv(snapshot.schema, request.body, max_rows=limits.max_rows)
         elif kind == _PARQUET:
             table = parquet.read(
                 snapshot.schema, request.body, max_rows=limits.max_rows, max_bytes=limits.max_decoded_bytes
@@ -234,22 +237,48 @@ def _starts(raw: msgspec.Raw, brackets: bytes) -> bool:
     return bytes(memoryview(raw)[:256]).translate(None, b" \t\r\n").startswith(brackets)
 
 
-def _read_csv(schema: Schema, body: bytes) -> pa.Table:
-    """Cells without text are nulls. Raises: DecodeError, which cannot say where: Arrow's message holds the value."""
-    convert = pa_csv.ConvertOptions(
-        column_types={field.name: arrow_type(field) for field in schema.fields},
-        null_values=["", "NA", "NaN", "nan", "null", "None"],
-        strings_can_be_null=True,
-        quoted_strings_can_be_null=False,
-    )
+def _read_csv(schema: Schema, body: bytes, *, max_rows: int) -> pa.Table:
+    """Cells without text are nulls. Columns that are not the model's are never converted: each would cost kilobytes.
+
+    Raises: DecodeError, which cannot say where: Arrow's message holds the value; InvalidInputError; LimitExceededError.
+    """
     try:
+        names = _read_header(body, max_rows=max_rows)
+        known = frozenset(schema.names)
+        wanted = [name for name in names if name in known]
+        if len(set(wanted)) < len(wanted):
+            raise InvalidInputError("Expected columns of different names, got one twice")
+        convert = pa_csv.ConvertOptions(
+            # None at all would mean every one. Rows are still counted, and the schema says what is missing.
+            include_columns=wanted or names[:1],
+            column_types={field.name: arrow_type(field) for field in schema.fields},
+            null_values=["", "NA", "NaN", "nan", "null", "None"],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        )
         table = pa_csv.read_csv(
             pa.py_buffer(body),
             read_options=pa_csv.ReadOptions(use_threads=False, block_size=max(1, len(body))),
             parse_options=pa_csv.ParseOptions(newlines_in_values=True),
             convert_options=convert,
         )
-        # A name that is not UTF-8 shows only when it is read.
-        return table.select([name for name in table.column_names if name in schema.names])
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+        return table.select(wanted)
+    except (pa.ArrowException, csv.Error, UnicodeError) as error:
         raise DecodeError("Expected CSV with a header and values of the fields' types, got something else") from error
+
+
+def _read_header(body: bytes, *, max_rows: int) -> list[str]:
+    """The names of the columns; rows are counted where there may be too many.
+
+    Raises: LimitExceededError; csv.Error; UnicodeError for a name that is not UTF-8.
+    """
+    # Cells of other columns may be in any encoding.
+    lines = io.TextIOWrapper(io.BytesIO(body), encoding="utf-8-sig", errors="surrogateescape", newline="")
+    rows = filter(None, csv.reader(lines))
+    names = next(rows, [])
+    "".join(names).encode()
+    # A row may have more than one line, but no line more than one row.
+    num_lines = max(body.count(b"\n"), body.count(b"\r"))
+    if num_lines > max_rows and sum(1 for _ in itertools.islice(rows, max_rows + 1)) > max_rows:
+        raise LimitExceededError(f"Expected at most {max_rows} rows (max_rows), got more")
+    return names

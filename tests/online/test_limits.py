@@ -8,6 +8,8 @@ import json
 import random
 import resource
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -108,6 +110,72 @@ def test_a_small_body_cannot_become_a_large_one(http: Client, bomb: str) -> None
 
     assert answer.status_code in (413, 415), answer.text
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8_192
+
+
+CSV_PATH = "/models/binary/invocations"
+
+
+WIDE = """
+from types import SimpleNamespace
+from deployments.catalogue import Catalogue
+from deployments.protocols.base import Request
+from deployments.protocols.mlflow import MLflow
+from deployments.settings import Limits
+from zaphod.schema import DType, Field, Output, Schema, Task
+
+def peak_kb():
+    # Unlike ru_maxrss, not that of the process which started this one.
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+schema = Schema(fields=(Field(name="s", dtype=DType.FLOAT64),), output=Output(task=Task.REGRESSION))
+body = b"x," * 50_000 + b"s\\n" + b"," * 50_000 + b"1\\n"
+request = Request([(b"content-type", b"text/csv")], body)
+before = peak_kb()
+assert MLflow(Catalogue({}), limits=Limits()).decode(SimpleNamespace(schema=schema), request).columns.num_rows == 1
+print((peak_kb() - before) // 1024)
+"""
+
+
+def test_columns_of_a_csv_that_no_model_takes_cost_little() -> None:
+    """Fifty thousand unknown columns are left out before they are converted, in a process that was never larger."""
+    ended = subprocess.run([sys.executable, "-c", WIDE], capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) < 100, "megabytes"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b"amount,x,x,count\n1,2,3,4\n", 200, "predictions"),
+        (b"amount,count,note\n1,2,\xff\n", 200, "predictions"),
+        (b'\xef\xbb\xbf\r\n"amount",count\r\n1,2\r\n', 200, "predictions"),
+        (b"amount,count,amount\n1,2,3\n", 422, "different names"),
+        (b"amount,x\n1,2\n", 422, "`count`"),
+        (b"x,y\n1,2\n", 422, "Expected a column"),
+        (b"x,y\n", 422, "at least one row"),
+        (b"amount,count,\xff\n1,2,3\n", 400, "CSV"),
+        (b"amount,count\n1,2,3\n", 400, "CSV"),
+        (b"a" * 99_000 + b",amount,count\n1,2,3\n", 200, "predictions"),
+        (b'"' * 99_999, 400, "CSV"),
+        (b"\n\n", 400, "CSV"),
+    ],
+)
+def test_the_header_of_a_csv_says_what_is_read(http: Client, body: bytes, status: int, says: str) -> None:
+    """Unknown columns are left alone, whatever is in them; the model's must be there, and once."""
+    answer = http.post(CSV_PATH, body, content_type="text/csv")
+
+    assert (answer.status_code, says in answer.text) == (status, True), answer.text
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_rows_of_a_csv_are_counted_as_rows(http: Client, end: bytes) -> None:
+    """Empty lines and lines within a cell are no rows."""
+    head, row = b"amount,count,note" + end, b'1,1,"' + end * 3 + b'"' + end * 2
+
+    assert http.post(CSV_PATH, head + row * LIMITS.max_rows, content_type="text/csv").status_code == 200
+    assert http.post(CSV_PATH, head + row * (LIMITS.max_rows + 1), content_type="text/csv").status_code == 413
 
 
 def test_a_stream_that_claims_rows_without_data(http: Client) -> None:
