@@ -191,6 +191,56 @@ def test_a_stream_that_claims_rows_without_data(http: Client) -> None:
     assert http.post("/v1/models/binary:predict", body, content_type=ARROW).status_code == 413
 
 
+def batches(*columns: pa.Array, names: str = "kind", **options: object) -> bytes:
+    """An Arrow IPC stream of a batch for each; amount and count are 1."""
+    sink = io.BytesIO()
+    schema = pa.schema([("amount", pa.float64()), ("count", pa.int64()), (names, columns[0].type)])
+    with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        for column in columns:
+            ones = pa.array([1] * len(column))
+            writer.write_batch(pa.record_batch([ones.cast(pa.float64()), ones, column], schema=schema))
+    return sink.getvalue()
+
+
+def coded(index: int, words: list[str]) -> pa.Array:
+    """One row that is this word."""
+    return pa.DictionaryArray.from_arrays(pa.array([index], pa.int32()), pa.array(words))
+
+
+@pytest.mark.parametrize("names", ["kind", "other"])
+def test_a_dictionary_that_continues_another_is_415(http: Client, names: str) -> None:
+    """Each delta would make a copy of all that was before it; a dictionary that takes another's place is read."""
+    deltas = batches(coded(0, ["a"]), coded(1, ["a", "b"]), names=names, emit_dictionary_deltas=True)
+    replaced = batches(coded(0, ["a"]), coded(1, ["a", "b"]), names=names)
+
+    answer = http.post("/v1/models/binary:predict", deltas, content_type=ARROW)
+
+    assert (answer.status_code, "delta" in answer.text) == (415, True), answer.text
+    assert http.post("/v1/models/binary:predict", replaced, content_type=ARROW).status_code == 200
+
+
+def test_a_dictionary_costs_in_each_batch(http: Client) -> None:
+    """One that all batches share is checked in each, so its size counts in each."""
+    shared = coded(0, ["a", "b" * 50_000])
+
+    few = http.post("/v1/models/binary:predict", batches(*[shared] * 10), content_type=ARROW)
+    many = http.post("/v1/models/binary:predict", batches(*[shared] * 30), content_type=ARROW)
+
+    assert few.status_code == 200, few.text
+    assert (many.status_code, "max_decoded_bytes" in many.text) == (413, True), many.text
+
+
+def test_empty_batches_are_no_way_to_pass_the_time(http: Client) -> None:
+    """A few are read, and no more batches than there may be rows."""
+    empty, row = pa.array([], pa.string()), pa.array(["a"])
+
+    some = http.post("/v1/models/binary:predict", batches(empty, row, empty, row), content_type=ARROW)
+    many = http.post("/v1/models/binary:predict", batches(*[empty] * 50, row), content_type=ARROW)
+
+    assert (some.status_code, len(some.json()["predictions"])) == (200, 2), some.text
+    assert (many.status_code, "max_rows" in many.text) == (413, True), many.text
+
+
 def test_offsets_beyond_the_buffer(http: Client) -> None:
     """String offsets that lead out of their buffer are found before they are followed."""
     honest = stream(rows(1, "a" * 77))
