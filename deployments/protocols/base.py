@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import Protocol as Interface
 from typing import TypeAlias
@@ -99,10 +100,11 @@ def check_encoding(request: Request) -> None:
 def nan_as_null(body: bytes) -> bytes:
     """JSON as Python writes it: `NaN` is not JSON, but it is what clients send for a null in a frame or an array.
 
+    Numbers beyond a float's are left as they are written, for whoever reads the result to refuse.
     Raises: DecodeError when it is not even that; infinity is refused.
     """
     try:
-        return msgspec.json.encode(json.loads(body, parse_constant=_null_of))
+        return msgspec.json.encode(json.loads(body, parse_constant=_null_of, parse_float=_finite))
     except (ValueError, RecursionError) as error:
         raise DecodeError("Expected JSON, got something else") from error
 
@@ -110,6 +112,12 @@ def nan_as_null(body: bytes) -> bytes:
 def _null_of(constant: str) -> None:
     if constant != "NaN":
         raise ValueError
+
+
+def _finite(number: str) -> float | msgspec.Raw:
+    """Python would read infinity, and msgspec write that as null."""
+    value = float(number)
+    return value if math.isfinite(value) else msgspec.Raw(number.encode())
 
 
 def stamp_headers(scored: Scored) -> tuple[tuple[bytes, bytes], ...]:

@@ -270,6 +270,34 @@ def test_a_damaged_parquet_file_is_refused_in_one_piece(registry: Registry) -> N
     assert 200 < refused < 1_000
 
 
+RECORD = '{"amount": %s, "balance": %s, "count": 3, "kind": "a"}'
+TENSORS = """{"inputs": [
+    {"name": "amount", "datatype": "FP64", "shape": [1], "data": [%s]},
+    {"name": "balance", "datatype": "FP64", "shape": [1], "data": [%s]},
+    {"name": "count", "datatype": "INT64", "shape": [1], "data": [3]}]}"""
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e400", "1" * 400])
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("/models/binary/invocations", f'{{"dataframe_records": [{RECORD}]}}'),
+        ("/models/binary/invocations", f'{{"instances": [{RECORD}]}}'),
+        ("/models/binary/invocations", '{"inputs": {"amount": [%s], "balance": [%s], "count": [3], "kind": ["a"]}}'),
+        ("/v2/models/binary/infer", TENSORS),
+    ],
+)
+def test_a_number_beyond_a_float_is_refused_beside_a_nan(http: Client, path: str, form: str, number: str) -> None:
+    """A NaN in the body, which stands for a null, changes nothing in the answer to a number that would be infinite."""
+    plain, beside, nan = (
+        http.post(path, (form % values).encode(), content_type="application/json")
+        for values in ((number, "null"), (number, "NaN"), ("1.5e3", "NaN"))
+    )
+
+    assert (plain.status_code, nan.status_code) == (422, 200), (plain.text, nan.text)
+    assert (beside.status_code, beside.text) == (plain.status_code, plain.text)
+
+
 @pytest.mark.parametrize("path", ["/v1/models/binary:predict", "/v2/models/binary/infer", "/models/binary/invocations"])
 @pytest.mark.parametrize(
     "opening", [b"[", b'{"rows":', b'{"inputs":', b'{"instances":[', b'{"id":', b'{"parameters":{"a":']
