@@ -33,7 +33,7 @@ CREATE TABLE predictions (
     latency DOUBLE, label VARCHAR, class DOUBLE, value DOUBLE, unusable BOOLEAN{extras}, counts BOOLEAN
 );
 CREATE TABLE others (id VARCHAR);
-CREATE TABLE outcomes (id VARCHAR, field VARCHAR, value DOUBLE, text VARCHAR, moment DOUBLE);
+CREATE TABLE outcomes (id VARCHAR, field VARCHAR, value DOUBLE, text VARCHAR, moment DOUBLE, received TIMESTAMPTZ);
 CREATE TABLE doubled (id VARCHAR);
 CREATE TABLE unusable (id VARCHAR);
 """
@@ -101,21 +101,33 @@ class Joined:
 
     def _take_outcomes(self, fresh: pa.Table) -> None:
         self._db.register("fresh", fresh)
-        self._db.execute(
-            """CREATE OR REPLACE TEMP TABLE taken AS
-            SELECT prediction_id AS id, field, arg_min(value, time) AS value, arg_min(text, time) AS text,
-                epoch_us(min(time)) / 1e6 AS moment, count(*) AS times
-            FROM fresh WHERE value IS NULL OR abs(value) <= ? GROUP BY ALL""",
-            [_LARGEST],
-        )
         self._db.execute("INSERT INTO unusable SELECT prediction_id FROM fresh WHERE abs(value) > ?", [_LARGEST])
         self._db.execute(
-            """INSERT INTO doubled SELECT id FROM taken, range(times - 1)
-            UNION ALL SELECT id FROM taken SEMI JOIN outcomes USING (id, field)"""
+            """CREATE OR REPLACE TEMP TABLE taken AS
+            SELECT prediction_id AS id, field, value, text, epoch_us(time) / 1e6 AS moment, received
+            FROM fresh WHERE value IS NULL OR abs(value) <= ?""",
+            [_LARGEST],
         )
         self._db.execute(
-            "INSERT INTO outcomes SELECT id, field, value, text, moment FROM taken ANTI JOIN outcomes USING (id, field)"
+            """CREATE OR REPLACE TEMP TABLE again AS
+            SELECT id, field FROM taken GROUP BY ALL HAVING count(*) > 1
+            UNION SELECT id, field FROM taken SEMI JOIN outcomes USING (id, field)"""
         )
+        # The one that arrived first counts, and of an import the one that happened first.
+        self._db.execute(
+            """CREATE OR REPLACE TEMP TABLE candidates AS
+            SELECT *, row_number() OVER (PARTITION BY id, field ORDER BY received, moment, text) AS place
+            FROM (
+                SELECT * FROM outcomes SEMI JOIN again USING (id, field)
+                UNION ALL SELECT * FROM taken SEMI JOIN again USING (id, field)
+            )"""
+        )
+        self._db.execute(
+            "DELETE FROM outcomes USING again WHERE outcomes.id = again.id AND outcomes.field = again.field"
+        )
+        self._db.execute("INSERT INTO outcomes SELECT * FROM taken ANTI JOIN again USING (id, field)")
+        self._db.execute("INSERT INTO outcomes SELECT * EXCLUDE (place) FROM candidates WHERE place = 1")
+        self._db.execute("INSERT INTO doubled SELECT id FROM candidates WHERE place > 1")
         self._db.unregister("fresh")
 
     def _take_predictions(self, paths: Sequence[Path]) -> None:

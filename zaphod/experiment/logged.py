@@ -20,6 +20,7 @@ _OUTCOME = {
     "value": pa.float64(),
     "text": pa.string(),
     "time": _TIME,
+    "received": _TIME,
 }
 _PREDICTION = {
     "call": pa.string(),

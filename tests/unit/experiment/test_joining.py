@@ -507,6 +507,31 @@ def test_files_of_versions_whose_columns_differ_are_read_together(settings: LogS
     assert found == [("1", 0.6, 40.0, "7"), ("yes", 0.6, None, "DE"), ("1", 0.6, 41.0, "true")]
 
 
+def test_which_outcome_counts_does_not_depend_on_when_it_was_read(settings: LogSettings) -> None:
+    """The one that arrived first, and of one import the one that happened first: also when a later file brings it."""
+    first = dataclasses.replace(traffic(1, 1)[0], id="p", entity="e", failed=False, served=BEGAN)
+    write(settings, [call(first, origin("champion"))], [])
+    watching = Joined(experiment(), PLAN, log_uri=settings.uri or "")
+    told = [(99.0, 500, 600), (5.0, 3, 20), (7.0, 2, 30), (6.0, 2, 20), (8.0, 2, 20), (4.0, 1, 700)]
+    for value, after, received in told:
+        outcomes = open_outcomes(settings)
+        assert outcomes is not None
+        moment = datetime.datetime.fromtimestamp(BEGAN + after, tz=datetime.UTC)
+        outcomes.put(Outcomes([Outcome("p", value, "amount", moment)], BEGAN + received))
+        outcomes.close()
+        watching.refresh(experiment())
+    (watched,) = watching.look(now_s=BEGAN + 2000)
+    watching.close()
+
+    begun = look(settings, BEGAN + 2000)
+
+    assert watched.outcomes == begun.outcomes
+    assert (begun.outcomes.doubled, begun.outcomes.late) == (5, 0)
+    for phase in (watched, begun):
+        assert isinstance(phase.observed, Entities)
+        assert phase.observed.sums[1].total.tolist() == [6.0]
+
+
 def test_new_files_are_taken_in(settings: LogSettings) -> None:
     """A reader that looks again sees what came meanwhile, also outcomes that were not there."""
     predictions = traffic(5, 300)
