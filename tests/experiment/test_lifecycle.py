@@ -70,6 +70,17 @@ def test_what_cannot_run_is_refused(registry: Registry) -> None:
         registry.delete("constant", version=2, why="test")
 
 
+def test_a_share_that_the_split_cannot_keep_is_refused(registry: Registry) -> None:
+    """At the start and at every later step, with one that it can."""
+    with pytest.raises(ConfigError, match=r"a multiple of 0\.0001, such as 0\.3333"):
+        begin(registry, share=1 / 3)
+    assert registry.state("constant").experiment is None
+    begin(registry)
+    with pytest.raises(ConfigError, match=r"such as 0\.0001"):
+        ramp(registry, "constant", why="test", share=0.00004)
+    assert ramp(registry, "constant", why="test", share=0.3333).number == 2
+
+
 def test_the_loser_of_a_race_is_told(registry: Registry) -> None:
     """Of writers that start, ramp or promote at once, one succeeds and the others learn it."""
     before = registry.state("constant")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zaphod.experiment import mismatch
+from zaphod.experiment.assignment import NUM_BUCKETS, threshold_of
 from zaphod.experiment.estimates import Estimates, of_arms, of_pairs
 from zaphod.experiment.guardrails import check_guardrail
 from zaphod.experiment.moments import look_positions
@@ -74,16 +75,15 @@ def _phase(plan: Plan, mode: Mode, data: PhaseData, *, decides: bool) -> PhaseRe
 
 
 def check_split(plan: MismatchPlan, data: PhaseData) -> Mismatch:
-    """Entities counted against the share of the phase."""
+    """Entities counted against the phase's share of the buckets, which is what they were split by."""
+    planned = threshold_of(data.share) / NUM_BUCKETS
     champion, challenger = (data.exposure[-1].champion, data.exposure[-1].challenger) if data.exposure else (0, 0)
-    counts, shares = (champion, challenger), (1 - data.share, data.share)
+    counts, shares = (champion, challenger), (1 - planned, planned)
     chi_squared_p = mismatch.chi_squared_p(counts, shares)
     sequential_p = mismatch.sequential_p(counts, shares)
     state, reason = MismatchState.SOUND, ""
     total = champion + challenger
-    found = (
-        f"the challenger has {challenger / max(total, 1):.2%} of {total:,} entities and should have {data.share:.2%}"
-    )
+    found = f"the challenger has {challenger / max(total, 1):.2%} of {total:,} entities and should have {planned:.2%}"
     if data.crossed > plan.crossed_at_most * total:
         state = MismatchState.STOP
         reason = f"{data.crossed:,} of {total:,} entities were answered by both variants"
@@ -95,7 +95,7 @@ def check_split(plan: MismatchPlan, data: PhaseData) -> Mismatch:
         state=state,
         champion=champion,
         challenger=challenger,
-        planned_share=data.share,
+        planned_share=planned,
         crossed=data.crossed,
         chi_squared_p=chi_squared_p,
         sequential_p=sequential_p,

@@ -21,6 +21,8 @@ RAMP = (0.01, 0.05, 0.10, 0.25, 0.50)
 
 _DIGEST_BYTES = 8
 _MAX_KEPT = 50_000
+# In buckets: a share has been through text and binary fractions.
+_ROUNDING = 1e-9
 
 
 class Splitter:
@@ -65,8 +67,18 @@ class Splitter:
         return (np.frombuffer(digests, dtype=">u8") % NUM_BUCKETS).astype(np.int64)
 
 
+def check_share(share: float) -> None:
+    """Raises: ConfigError for a share that is none, or no whole number of buckets: it would not be kept to."""
+    nearest = threshold_of(share) / NUM_BUCKETS
+    if abs(share - nearest) * NUM_BUCKETS > _ROUNDING:
+        raise ConfigError(
+            f"Cannot give the challenger a share of {share:g}: entities are in {NUM_BUCKETS:,} buckets. Take a "
+            f"multiple of {1 / NUM_BUCKETS:g}, such as {nearest or 1 / NUM_BUCKETS:g}."
+        )
+
+
 def threshold_of(share: float) -> int:
-    """Buckets below it are the challenger's. Raises: ConfigError for a share that is no share of the buckets."""
+    """Buckets below it are the challenger's, rounded. Raises: ConfigError for a share outside 0 to 1."""
     threshold = round(share * NUM_BUCKETS)
     if not 0 <= threshold <= NUM_BUCKETS:
         raise ConfigError(f"Expected a share from 0 to 1, got {share}")

@@ -11,7 +11,7 @@ import msgspec
 
 from zaphod.contender import project
 from zaphod.errors import ConfigError, GateError, ModelNotFoundError
-from zaphod.experiment.assignment import RAMP, next_share, threshold_of
+from zaphod.experiment.assignment import RAMP, check_share, next_share
 from zaphod.experiment.plan import Plan
 from zaphod.experiment.spec import Experiment, Mode, Phase, write_plan
 from zaphod.promotion import refusal
@@ -41,7 +41,8 @@ def start(
 ) -> Experiment:
     """The champion against a challenger. share: the ramp's first step by default, all rows where both score.
 
-    Raises: ConfigError when one runs already, or the two cannot be compared as planned; ModelNotFoundError;
+    Raises: ConfigError when one runs already, the share is no whole number of buckets, or the two cannot be compared as
+        planned; ModelNotFoundError;
         RegistryConflictError when somebody changed the model at the same time.
     """
     before = registry.state(name)
@@ -58,7 +59,7 @@ def start(
     project(schema, other)
     _check_plan(plan, schema, mode=mode, entity=entity)
     first = (RAMP[0] if mode is Mode.AB else 1.0) if share is None else share
-    threshold_of(first)
+    check_share(first)
     experiment = Experiment(
         id=f"{datetime.datetime.now(datetime.UTC):%Y%m%d}-{secrets.token_hex(4)}",
         model=name,
@@ -78,7 +79,8 @@ def start(
 def ramp(registry: Registry, name: str, *, why: str, share: float | None = None) -> Phase:
     """A new phase. share: the ramp's next step by default.
 
-    Raises: ConfigError when no experiment runs, the ramp is at its end or the share is the same;
+    Raises: ConfigError when no experiment runs, the ramp is at its end, or the share is the same or no whole number
+        of buckets;
         RegistryConflictError.
     """
     before = registry.state(name)
@@ -89,7 +91,7 @@ def ramp(registry: Registry, name: str, *, why: str, share: float | None = None)
         raise ConfigError(
             f"Cannot ramp {experiment.id}: the challenger has {present.share:g} already. Name another --share."
         )
-    threshold_of(wanted)
+    check_share(wanted)
     phase = Phase(number=present.number + 1, share=wanted, started_s=time.time())
     later = msgspec.structs.replace(experiment, phases=(*experiment.phases, phase))
     action = f"experiment ramp {experiment.id}: phase {phase.number} at {wanted:g}"

@@ -76,9 +76,9 @@ class PhaseQuery:
         )
 
     def _make_firsts(self) -> None:
-        """Each entity with its first prediction of the phase."""
-        firsts = [f"arg_min(covariate_{i}, served) AS covariate_{i}" for i in range(len(self._covariates))]
-        firsts += [f"arg_min(segment_{i}, served) AS segment_{i}" for i in range(len(self._plan.segments))]
+        """Each entity with its first prediction of the phase, and of that one what may be null as well."""
+        firsts = [f"arg_min_null(covariate_{i}, (served, id)) AS covariate_{i}" for i in range(len(self._covariates))]
+        firsts += [f"arg_min_null(segment_{i}, (served, id)) AS segment_{i}" for i in range(len(self._plan.segments))]
         self._db.execute(
             "CREATE OR REPLACE TEMP TABLE firsts AS SELECT entity, min(served) AS first, "
             "arg_min(id, (served, id)) AS first_id, arg_min(challenger, (served, id)) AS challenger, "
@@ -243,12 +243,13 @@ class PhaseQuery:
     def _segmentations(self, columns: dict[str, NDArray[np.generic]]) -> tuple[Segmentation, ...]:
         made: list[Segmentation] = []
         for i, field in enumerate(self._plan.segments):
-            values: NDArray[np.object_] = np.ma.filled(np.ma.asarray(columns[f"segment_{i}"], dtype=object), None)
-            known = np.array([value is not None for value in values], dtype=bool)
-            labels, counts = np.unique(values[known].astype(str), return_counts=True)
+            values: np.ma.MaskedArray = np.ma.asarray(columns[f"segment_{i}"], dtype=object)
+            known = ~np.ma.getmaskarray(values)
+            labels, counts = np.unique(values.data[known].astype(str), return_counts=True)
             common = labels[np.sort(np.argsort(-counts, kind="stable")[:_MAX_SEGMENTS])]
             place = {label: position for position, label in enumerate(common.tolist())}
-            codes = np.array([place.get(value, -1) for value in values], dtype=np.int32)
+            codes = np.full(len(values), -1, dtype=np.int32)
+            codes[known] = [place.get(value, -1) for value in values.data[known]]
             made.append(Segmentation(field=field, labels=tuple(place), codes=codes))
         return tuple(made)
 

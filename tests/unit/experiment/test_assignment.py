@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from zaphod.errors import ConfigError
-from zaphod.experiment.assignment import NUM_BUCKETS, RAMP, Splitter, next_share, threshold_of
+from zaphod.experiment.assignment import NUM_BUCKETS, RAMP, Splitter, check_share, next_share, threshold_of
 
 # Never to change: a release that moves them moves every entity of every running experiment.
 PINNED = [
@@ -92,6 +92,21 @@ def test_no_share_outside_0_to_1(share: float) -> None:
     """A share that is none is refused."""
     with pytest.raises(ConfigError):
         threshold_of(share)
+
+
+def test_every_bucket_may_be_the_last_of_a_share() -> None:
+    """As a decimal fraction, a quotient or a sum."""
+    for threshold in range(NUM_BUCKETS + 1):
+        for share in (threshold / NUM_BUCKETS, float(f"{threshold / 100:.2f}") / 100, threshold * 0.0001):
+            check_share(share)
+            assert threshold_of(share) == threshold
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, 0.00004, 0.00015, 1 / 3, 0.99999])
+def test_no_share_of_which_no_bucket_is_the_last(share: float) -> None:
+    """It would be rounded, and the split would be none of it."""
+    with pytest.raises(ConfigError):
+        check_share(share)
 
 
 @pytest.mark.parametrize("salt", ["", "x" * 65])

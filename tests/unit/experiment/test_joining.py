@@ -69,7 +69,7 @@ class Prediction:
     latency: float
     value: float
     age: float
-    country: str
+    country: str | None
     outcomes: dict[str, tuple[float, float]]
 
 
@@ -530,6 +530,25 @@ def test_which_outcome_counts_does_not_depend_on_when_it_was_read(settings: LogS
     for phase in (watched, begun):
         assert isinstance(phase.observed, Entities)
         assert phase.observed.sums[1].total.tolist() == [6.0]
+
+
+def test_an_entity_is_where_its_first_prediction_was_also_without_a_value(settings: LogSettings) -> None:
+    """No covariate of a later prediction, on which the variant may act already; of two at once the same for ever."""
+    one = dataclasses.replace(traffic(1, 1)[0], entity="e", failed=False, outcomes={})
+    predictions = [
+        dataclasses.replace(one, id="p0", served=BEGAN, age=math.nan, country=None),
+        dataclasses.replace(one, id="p1", served=BEGAN + 1, age=40.0, country="DE"),
+        dataclasses.replace(one, id="q1", entity="f", served=BEGAN, age=50.0, country="FR"),
+        dataclasses.replace(one, id="q0", entity="f", served=BEGAN, age=60.0, country="DE"),
+    ]
+    write(settings, [call(p, origin("champion")) for p in predictions], [])
+
+    observed = look(settings, BEGAN + 2000).observed
+
+    assert isinstance(observed, Entities)
+    np.testing.assert_array_equal(observed.sums[0].covariate, [math.nan, 60.0])
+    (segments,) = observed.segments
+    assert [segments.labels[code] if code >= 0 else None for code in segments.codes] == [None, "DE"]
 
 
 def test_new_files_are_taken_in(settings: LogSettings) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from tests.experiments import phase
+from zaphod.experiment.analysis import check_split
 from zaphod.experiment.mismatch import chi_squared_p, sequential_p
+from zaphod.experiment.plan import MismatchPlan
+from zaphod.experiment.results import MismatchState
+from zaphod.experiment.samples import Exposed
 
 
 @pytest.mark.parametrize(
@@ -57,3 +64,13 @@ def test_a_sound_split_is_stopped_no_more_often_than_stated() -> None:
 def test_a_broken_split_is_found() -> None:
     """52 to 48 is stopped by 20,000 entities."""
     assert sequential_p((9_600, 10_400), (0.5, 0.5)) < 1e-4
+
+
+def test_the_split_is_held_against_its_buckets() -> None:
+    """An experiment of an older release may have a share between two buckets: 0.00015 gives one of them."""
+    exposed = Exposed(at_s=0.0, champion=1_999_800, challenger=200)
+    data = dataclasses.replace(phase(entities=200), share=0.00015, exposure=(exposed,))
+
+    found = check_split(MismatchPlan(), data)
+
+    assert (found.state, found.planned_share) == (MismatchState.SOUND, 0.0001)
