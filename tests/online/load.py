@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter
@@ -33,12 +34,12 @@ class Callers:
     asked: list[Asked] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
 
-    def _call(self, path: str, pause_s: float) -> None:
+    def _call(self, path: str, pause_s: float, body: bytes) -> None:
         with httpx.Client(base_url=self.url, timeout=30) as client:
             while not self._stop.wait(pause_s):
                 began = time.monotonic()
                 try:
-                    answer = client.post(path, json=GOOD)
+                    answer = client.post(path, content=body, headers={"content-type": "application/json"})
                 except httpx.HTTPError as error:
                     why = f"{type(error).__name__}: {error}"
                     self.asked.append(Asked(began, time.monotonic() - began, 0, why=why))
@@ -48,9 +49,10 @@ class Callers:
                 self.asked.append(Asked(began, time.monotonic() - began, answer.status_code, version, why))
 
     @contextmanager
-    def calling(self, path: str, *, num_callers: int, pause_s: float = 0.002) -> Iterator[Callers]:
-        """Asks for as long as the block lasts."""
-        threads = [threading.Thread(target=self._call, args=(path, pause_s), daemon=True) for _ in range(num_callers)]
+    def calling(self, path: str, *, num_callers: int, pause_s: float = 0.002, num_rows: int = 1) -> Iterator[Callers]:
+        """Asks for as long as the block lasts. num_rows: in each request."""
+        arguments = (path, pause_s, json.dumps({"rows": [GOOD] * num_rows}).encode())
+        threads = [threading.Thread(target=self._call, args=arguments, daemon=True) for _ in range(num_callers)]
         for thread in threads:
             thread.start()
         try:
