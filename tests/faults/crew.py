@@ -182,7 +182,11 @@ class Crew:
         return [m for m in self.members.values() if m.name in owners and m.process.is_alive() and not m.draining]
 
     def all_scored(self) -> bool:
-        return bool(self.positions) and all(position.lag == 0 for position in self.positions)
+        """Now: what the last tick saw may be from before the last events."""
+        try:
+            return all(position.lag == 0 for position in self.queue.positions())
+        except QueueUnavailableError:
+            return False
 
     def end(self) -> None:
         """Kills what is left."""
