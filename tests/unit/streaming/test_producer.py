@@ -18,6 +18,10 @@ from zaphod.errors import InvalidInputError
 from zaphod.schema import DType, Field, Output, Schema, Task
 
 NUM = 400
+SCHEMA = Schema(
+    fields=(Field(name="amount", dtype=DType.FLOAT64, nullable=True), Field(name="kind", dtype=DType.STRING)),
+    output=Output(task=Task.REGRESSION),
+)
 
 
 def read(queue: SqliteQueue) -> list[NewEvent]:
@@ -106,3 +110,49 @@ def test_a_table_with_nulls_has_events_without_a_key(tmp_path: Path) -> None:
     assert [event.key for event in events] == [None, "ann"]
     with pytest.raises(InvalidInputError, match="null"):
         list(producer.from_parquet(path, schema, id_column="order", key_column=None))
+
+
+def rows_in(folder: Path, *parts: list[dict[str, object]]) -> Path:
+    """A folder with a Parquet file for each part."""
+    folder.mkdir()
+    for number, rows in enumerate(parts):
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{number}.parquet")
+    return folder
+
+
+def test_rows_of_parquet_become_events_in_order(tmp_path: Path) -> None:
+    """The model's fields alone, nulls as they are, through files and batches; ids and keys of columns if wanted."""
+    rows = [
+        {"who": f"c{i % 3}", "number": i, "amount": None if i % 5 == 0 else i / 2, "kind": "a", "extra": 1}
+        for i in range(300)
+    ]
+    folder = rows_in(tmp_path / "events", rows[:120], rows[120:])
+
+    events = list(producer.from_parquet(folder, SCHEMA, id_column="number", key_column="who"))
+
+    assert [event.id for event in events] == [str(i) for i in range(300)]
+    assert [event.key for event in events] == [row["who"] for row in rows]
+    assert [msgspec.json.decode(event.value) for event in events] == [
+        {"amount": row["amount"], "kind": "a"} for row in rows
+    ]
+
+
+def test_rows_without_an_id_get_one_each(tmp_path: Path) -> None:
+    """A new one, every time they are read."""
+    folder = rows_in(tmp_path / "events", [{"amount": 1.0, "kind": "a"}] * 60)
+
+    events = [
+        event for _ in range(2) for event in producer.from_parquet(folder, SCHEMA, id_column=None, key_column=None)
+    ]
+
+    assert len({event.id for event in events}) == 120
+    assert {event.key for event in events} == {None}
+
+
+def test_a_file_without_a_column_is_refused(tmp_path: Path) -> None:
+    """Named, also when it is a later file."""
+    folder = rows_in(tmp_path / "events", [{"amount": 1.0, "kind": "a"}], [{"amount": 1.0}])
+    events = producer.from_parquet(folder, SCHEMA, id_column=None, key_column=None)
+
+    with pytest.raises(InvalidInputError, match=r"kind.*1\.parquet"):
+        list(events)
