@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -64,6 +64,15 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     subject: str | None
 
 
+class Decoded(msgspec.Struct, frozen=True, gc=False):
+    """An event with its row. envelope: None where the event is plain JSON."""
+
+    event: Event
+    partition: int
+    row: Row
+    envelope: Envelope | None = None
+
+
 class PredictionEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The answer to one event; `source` is the event's own, where it had one.
 
@@ -97,6 +106,13 @@ _names_decoder = msgspec.json.Decoder(CloudNames)
 _encoder = msgspec.json.Encoder()
 
 
+def decode_plain(found: Sequence[Event], decoder: RowDecoder) -> list[Row] | None:
+    """The rows of events that are all plain JSON and hold to the schema, as nearly all do; else None: see `decode`."""
+    if any(event.headers for event in found):
+        return None
+    return decoder.decode_all([event.value for event in found])
+
+
 def decode(event: Event, decoder: RowDecoder) -> tuple[Row, Envelope | None]:
     """The row, and the envelope if it had one.
 
@@ -114,24 +130,30 @@ def decode(event: Event, decoder: RowDecoder) -> tuple[Row, Envelope | None]:
 
 
 def encode(
-    event: Event, envelope: Envelope | None, *, partition: int, stamp: Stamp, prediction: msgspec.Struct
-) -> Output:
-    """The answer, in the event's own form; its id, partition and offset name the event it answers."""
-    prediction_id = original_id(event)
-    answer = PredictionEvent(
-        prediction_id if envelope is None else envelope.id,
-        stamp.model,
-        stamp.version,
-        stamp.variant,
-        partition,
-        event.offset,
-        prediction,
-    )
-    headers: Mapping[str, str] = NO_HEADERS
-    body: msgspec.Struct = answer
-    if envelope is not None:
-        body, headers = _wrap(answer, envelope, prediction_id)
-    return Output(event.offset, prediction_id, event.key, _encoder.encode(body), headers, event.created)
+    decoded: Sequence[Decoded], *, stamps: Iterable[Stamp], predictions: Iterable[msgspec.Struct]
+) -> list[Output]:
+    """The answers, each in its event's own form; id, partition and offset name the event."""
+    bodies: list[msgspec.Struct] = []
+    headers: dict[int, Mapping[str, str]] = {}
+    for item, stamp, prediction in zip(decoded, stamps, predictions, strict=False):  # stamps may have no end
+        event, envelope = item.event, item.envelope
+        answer = PredictionEvent(
+            event.id, stamp.model, stamp.version, stamp.variant, item.partition, event.offset, prediction
+        )
+        if envelope is None and not event.headers:
+            bodies.append(answer)
+        else:
+            body, headers[len(bodies)] = _in_form(answer, event, envelope)
+            bodies.append(body)
+    # All in one call: JSON has no line break inside.
+    values = _encoder.encode_lines(bodies).splitlines()
+    outputs = [
+        Output(item.event.offset, item.event.id, item.event.key, value, NO_HEADERS, item.event.created)
+        for item, value in zip(decoded, values, strict=True)
+    ]
+    for i, its_headers in headers.items():
+        outputs[i] = msgspec.structs.replace(outputs[i], id=original_id(decoded[i].event), headers=its_headers)
+    return outputs
 
 
 def cloud_names(value: bytes) -> CloudNames | None:
@@ -187,6 +209,16 @@ def _attribute(event: Event, name: str) -> str:
             f"Expected the CloudEvents attribute `{name}` in the headers, got none - at `ce_{name}`"
         )
     return found
+
+
+def _in_form(
+    answer: PredictionEvent, event: Event, envelope: Envelope | None
+) -> tuple[msgspec.Struct, Mapping[str, str]]:
+    """Body and headers of an answer whose event has headers or an envelope."""
+    prediction_id = original_id(event)
+    if envelope is None:
+        return msgspec.structs.replace(answer, id=prediction_id), NO_HEADERS
+    return _wrap(msgspec.structs.replace(answer, id=envelope.id), envelope, prediction_id)
 
 
 def _wrap(answer: PredictionEvent, envelope: Envelope, prediction_id: str) -> tuple[msgspec.Struct, Mapping[str, str]]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 from streaming.patience import patiently
 from streaming.queues.base import Consumer
 from zaphod.errors import QueueUnavailableError
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -53,9 +56,9 @@ class Loop:
             self._consumer.close()
             renewal.join()
 
-    def patiently(self, action: Callable[[], object]) -> None:
+    def patiently(self, action: Callable[[], _T]) -> _T:
         """Waits out an unreachable queue or a full disk. Raises: QueueUnavailableError when it shall stop meanwhile."""
-        patiently(
+        return patiently(
             action, stopping=self._stopping, first_s=self._first_s, longest_s=self._longest_s, tell=self._tell
         )  # fmt: skip
 

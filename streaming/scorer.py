@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import operator
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
-
 from streaming import events
+from streaming.events import Decoded
 from streaming.loop import Loop
-from streaming.queues.base import Cause, Consumer, DeadLetter, Event, MicroBatch, Output
+from streaming.queues.base import Cause, Commit, Consumer, DeadLetter, Event, MicroBatch, Output
 from streaming.settings import ScoringSettings
 from streaming.stats import Stats
-from zaphod.columns import Row
 from zaphod.errors import FencedError, InvalidInputError, PredictionError
 from zaphod.outputs import RowWriter
 from zaphod.served import Scored, ServedModel, Snapshot
@@ -36,14 +37,7 @@ class Answers:
     dead_letters: list[DeadLetter] = field(default_factory=list)
 
 
-class _Decoded(msgspec.Struct, frozen=True, gc=False):
-    """answers: those of the event's micro-batch."""
-
-    event: Event
-    row: Row
-    envelope: events.Envelope | None
-    partition: int
-    answers: Answers
+_partition_of = operator.attrgetter("partition")
 
 
 class Scorer:
@@ -164,7 +158,7 @@ class Scorer:
             except FencedError:
                 self._lose(batch.partition)
                 return 0
-            if not self._commit(single, answers):
+            if not self._commit([Commit(single, answers.outputs, answers.dead_letters)]):
                 return 0
             self._suspects[batch.partition] -= 1
             self._attempts.pop(batch.partition, None)
@@ -172,24 +166,25 @@ class Scorer:
 
     def _score_and_commit(self, batches: Sequence[MicroBatch]) -> int:
         scored = self._score(batches, self._model.snapshot())
-        num_events = 0
-        for i, (batch, answers) in enumerate(zip(batches, scored, strict=True), start=1):
-            if self._commit(batch, answers, more=i < len(batches)):
-                num_events += len(batch.events)
-        return num_events
+        return self._commit(
+            [
+                Commit(batch, answers.outputs, answers.dead_letters)
+                for batch, answers in zip(batches, scored, strict=True)
+            ]
+        )
 
-    def _commit(self, batch: MicroBatch, answers: Answers, *, more: bool = False) -> bool:
-        """False when the partition belongs to another by now: nothing was written, that one scores it again."""
-        outputs, dead_letters = answers.outputs, answers.dead_letters
-        try:
-            self._loop.patiently(
-                lambda: self._consumer.commit(batch, outputs=outputs, dead_letters=dead_letters, more=more)
-            )
-        except FencedError:
-            self._lose(batch.partition)
-            return False
-        self.stats.count(batch, dead_letters=answers.dead_letters, now=time.time())
-        return True
+    def _commit(self, commits: Sequence[Commit]) -> int:
+        """The number of events; of a partition that belongs to another by now none: that one scores them again."""
+        all_done = self._loop.patiently(lambda: self._consumer.commit_all(commits))
+        now = time.time()
+        num_events = 0
+        for each, done in zip(commits, all_done, strict=True):
+            if done:
+                num_events += len(each.batch.events)
+                self.stats.count(each.batch, dead_letters=each.dead_letters, now=now)
+            else:
+                self._lose(each.batch.partition)
+        return num_events
 
     def _lose(self, partition: int) -> None:
         self.stats.num_fenced += 1
@@ -198,49 +193,60 @@ class Scorer:
 
     def _score(self, batches: Sequence[MicroBatch], snapshot: Snapshot) -> list[Answers]:
         """One for each micro-batch."""
-        scored: list[Answers] = []
-        decoded: list[_Decoded] = []
-        for batch in batches:
-            answers = Answers()
-            scored.append(answers)
-            for event in batch.events:
-                try:
-                    row, envelope = events.decode(event, snapshot.decoder)
-                except InvalidInputError as error:
-                    letter = self._dead_letter(event, Cause.UNPROCESSABLE, error.message, 1, snapshot)
-                    answers.dead_letters.append(letter)
-                    snapshot.refuse(error, entities=[event.key], ids=[events.original_id(event)])
-                else:
-                    decoded.append(_Decoded(event, row, envelope, batch.partition, answers))
+        answers = {batch.partition: Answers() for batch in batches}
+        decoded = self._decode(batches, answers, snapshot)
         if decoded:
-            self._predict(decoded, snapshot)
-        return scored
+            self._predict(decoded, answers, snapshot)
+        return list(answers.values())
 
-    def _predict(self, decoded: list[_Decoded], snapshot: Snapshot) -> None:
+    def _decode(
+        self, batches: Sequence[MicroBatch], answers: Mapping[int, Answers], snapshot: Snapshot
+    ) -> list[Decoded]:
+        """What can be processed; all else becomes a dead letter."""
+        found = [event for batch in batches for event in batch.events]
+        partitions = [batch.partition for batch in batches for _ in batch.events]
+        rows = events.decode_plain(found, snapshot.decoder)
+        if rows is not None:
+            return list(map(Decoded, found, partitions, rows))
+        decoded: list[Decoded] = []
+        for event, partition in zip(found, partitions, strict=True):
+            try:
+                row, envelope = events.decode(event, snapshot.decoder)
+            except InvalidInputError as error:
+                letter = self._dead_letter(event, Cause.UNPROCESSABLE, error.message, 1, snapshot)
+                answers[partition].dead_letters.append(letter)
+                snapshot.refuse(error, entities=[event.key], ids=[events.original_id(event)])
+            else:
+                decoded.append(Decoded(event, partition, row, envelope))
+        return decoded
+
+    def _predict(self, decoded: Sequence[Decoded], answers: Mapping[int, Answers], snapshot: Snapshot) -> None:
         try:
             scored = self._scored(decoded, snapshot)
         except PredictionError:
             # One event's failure must not be its neighbours': each is tried for itself.
             for item in decoded:
-                self._predict_one(item, snapshot)
+                self._predict_one(item, answers[item.partition], snapshot)
         else:
-            self._encode(decoded, scored, snapshot)
+            outputs = iter(self._encode(decoded, scored, snapshot))
+            for partition, number in Counter(map(_partition_of, decoded)).items():
+                answers[partition].outputs += itertools.islice(outputs, number)
 
-    def _predict_one(self, item: _Decoded, snapshot: Snapshot) -> None:
+    def _predict_one(self, item: Decoded, answers: Answers, snapshot: Snapshot) -> None:
         for attempt in range(1, self._settings.max_attempts + 1):
             try:
                 scored = self._scored([item], snapshot)
             except PredictionError as error:
                 if attempt == self._settings.max_attempts:
                     letter = self._dead_letter(item.event, Cause.FAILED, error.message, attempt, snapshot)
-                    item.answers.dead_letters.append(letter)
+                    answers.dead_letters.append(letter)
                 else:
                     self._pause(self._settings.backoff_s * 2 ** (attempt - 1))
             else:
-                self._encode([item], scored, snapshot)
+                answers.outputs += self._encode([item], scored, snapshot)
                 return
 
-    def _scored(self, decoded: list[_Decoded], snapshot: Snapshot) -> Scored:
+    def _scored(self, decoded: Sequence[Decoded], snapshot: Snapshot) -> Scored:
         columns = snapshot.decoder.columns([item.row for item in decoded])
         if snapshot.recorder is None and snapshot.trial is None:
             return snapshot.score(columns)
@@ -250,13 +256,9 @@ class Scorer:
             ids=[events.original_id(item.event) for item in decoded],
         )
 
-    def _encode(self, decoded: Sequence[_Decoded], scored: Scored, snapshot: Snapshot) -> None:
-        rows = self._writer(snapshot).rows(scored.predictions)
-        for i, (item, prediction) in enumerate(zip(decoded, rows, strict=True)):
-            stamp = scored.stamp_of(i)
-            item.answers.outputs.append(
-                events.encode(item.event, item.envelope, partition=item.partition, stamp=stamp, prediction=prediction)
-            )
+    def _encode(self, decoded: Sequence[Decoded], scored: Scored, snapshot: Snapshot) -> list[Output]:
+        predictions = self._writer(snapshot).rows(scored.predictions)
+        return events.encode(decoded, stamps=scored.row_stamps(), predictions=predictions)
 
     def _writer(self, snapshot: Snapshot) -> RowWriter:
         bundle = snapshot.stamp.bundle_sha256

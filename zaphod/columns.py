@@ -6,7 +6,6 @@ hold rows to the same schema, so the model cannot tell which arm a row came by.
 
 from __future__ import annotations
 
-import itertools
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -89,14 +88,18 @@ class RowDecoder:
         self._exact = _Reader(self.row_type)
         # Integers are nearly always written without a point, and types that allow for one cost time.
         self._lenient = _Reader(row_type(schema, whole_floats=True), whole=Whole(schema))
-        self._numbers = _getter([f"f{i}" for i, field in enumerate(schema.fields) if not field.is_string])
-        strings = [f"f{i}" for i, field in enumerate(schema.fields) if field.is_string]
-        self._strings = [operator.attrgetter(name) for name in strings]
-        self._all_strings = _getter(strings)
+        self._number_places = [i for i, field in enumerate(schema.fields) if not field.is_string]
+        self._string_places = [i for i, field in enumerate(schema.fields) if field.is_string]
+        self._numbers = _getter([f"f{i}" for i in self._number_places])
+        self._strings = _getter([f"f{i}" for i in self._string_places])
 
     def decode_row(self, data: bytes | bytearray | memoryview | msgspec.Raw) -> Row:
         """Raises: InvalidInputError naming field and reason; DecodeError when it is not JSON."""
         return self._read(_Reader.row, data)
+
+    def decode_all(self, data: Sequence[bytes]) -> list[Row] | None:
+        """One row of each text, in half the time; None when any is refused, or has integers written as `3.0`."""
+        return self._exact.all_rows(data)
 
     def decode_rows(self, data: bytes | bytearray | memoryview | msgspec.Raw) -> list[Row]:
         """A JSON array of rows. Raises as `decode_row`."""
@@ -127,13 +130,15 @@ class RowDecoder:
             row = rows[0]
             return Columns(
                 numbers=np.array((self._numbers(row),), dtype=np.float64),
-                strings=tuple([[value] for value in self._all_strings(row)]),
+                strings=tuple([[value] for value in self._strings(row)]),
             )
-        # One flat list: numpy takes four times as long to find its way into a list of tuples.
-        flat = list(itertools.chain.from_iterable(map(self._numbers, rows)))
+        # Column by column: numpy takes four times as long to find its way into many short tuples.
+        values = map(msgspec.structs.astuple, rows)  # type: ignore[arg-type]  # a row is a struct made at run time
+        columns = list(zip(*values, strict=True)) or [()] * len(self.schema.fields)
+        numbers = np.array([columns[i] for i in self._number_places], dtype=np.float64)
         return Columns(
-            numbers=np.array(flat, dtype=np.float64).reshape(len(rows), len(self.schema.number_fields)),
-            strings=tuple(list(map(get, rows)) for get in self._strings),
+            numbers=np.ascontiguousarray(numbers.reshape(len(self._number_places), len(rows)).T),
+            strings=tuple([list(columns[i]) for i in self._string_places]),
         )
 
 
@@ -187,6 +192,12 @@ class _Reader:
         if self._whole is not None:
             self._check([row], place=lambda _: "$")
         return row
+
+    def all_rows(self, data: Sequence[bytes]) -> list[Row] | None:
+        try:
+            return list(map(self._one.decode, data))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
 
     def rows(self, data: bytes | bytearray | memoryview | msgspec.Raw) -> list[Row]:
         rows: list[Row] = _decode(self._many, data)

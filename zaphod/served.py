@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -70,6 +71,12 @@ class Scored(msgspec.Struct, frozen=True, gc=False):
     stamps: tuple[Stamp, ...]
     stamp_index: Sequence[int] | None = None
     ids: str | Sequence[str] | None = None
+
+    def row_stamps(self) -> Iterable[Stamp]:
+        """Of each row; without an end where one variant answered all rows."""
+        if self.stamp_index is None:
+            return itertools.repeat(self.stamps[0])
+        return map(self.stamps.__getitem__, self.stamp_index)
 
     def stamp_of(self, row: int) -> Stamp:
         return self.stamps[0 if self.stamp_index is None else self.stamp_index[row]]

@@ -109,6 +109,14 @@ class MicroBatch(msgspec.Struct, frozen=True):
         return self.events[-1].offset + 1
 
 
+class Commit(msgspec.Struct, frozen=True):
+    """A micro-batch with what became of its events."""
+
+    batch: MicroBatch
+    outputs: Sequence[Output]
+    dead_letters: Sequence[DeadLetter]
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """One partition at one moment. oldest_s: age of the oldest waiting event in seconds, 0 when none waits.
@@ -129,7 +137,7 @@ class Position:
         return self.end_offset - self.next_offset
 
 
-class Cursor(msgspec.Struct, frozen=True):
+class Cursor(msgspec.Struct, frozen=True, gc=False):
     """A reader's place in one partition's outputs: after this replay generation's offset.
 
     Without arguments before the first output that is kept.
@@ -139,7 +147,7 @@ class Cursor(msgspec.Struct, frozen=True):
     offset: int = -1
 
 
-class Delivered(msgspec.Struct, frozen=True):
+class Delivered(msgspec.Struct, frozen=True, gc=False):
     """An output as a reader sees it. committed: seconds since the epoch."""
 
     partition: int
@@ -205,17 +213,20 @@ class Consumer(Protocol):
         """
         ...
 
-    def commit(
-        self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter], more: bool = False
-    ) -> None:
+    def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
         """Outputs and dead letters, each in any order, and the offset after the batch: all or nothing.
-
-        more: another commit follows at once; readers may be woken for both then.
 
         The same batch again, because the answer was lost, changes nothing.
 
         Raises: FencedError when the lease went to another, nothing was written; QueueUnavailableError, when it may be
         tried again.
+        """
+        ...
+
+    def commit_all(self, commits: Sequence[Commit]) -> list[bool]:
+        """As `commit`, each of another partition and for itself; False where that raises FencedError.
+
+        Raises: QueueUnavailableError; some may be done then, and all may be tried again.
         """
         ...
 

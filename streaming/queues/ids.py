@@ -9,10 +9,10 @@ A table that is full, or as old as the window, is followed by another; it goes w
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import time
+from hashlib import blake2b
 from pathlib import Path
 
 _WORD = 8
@@ -26,8 +26,7 @@ _FILLED = 0.6
 
 def hash_id(identifier: str) -> int:
     """64 bits, never 0, which marks an empty slot."""
-    digest = hashlib.blake2b(identifier.encode(), digest_size=_WORD, usedforsecurity=False).digest()
-    return int.from_bytes(digest, "little") or 1
+    return int.from_bytes(blake2b(identifier.encode(), digest_size=_WORD).digest(), "little") or 1
 
 
 class _Table:
@@ -38,6 +37,7 @@ class _Table:
             self._map = mmap.mmap(file.fileno(), 0)
         self._words = memoryview(self._map).cast("Q")
         self._mask = self._words[_CAPACITY] - 1
+        self._most = int(_FILLED * self.capacity)
 
     @classmethod
     def create(cls, path: Path, *, capacity: int, now_ns: int) -> _Table:
@@ -60,7 +60,7 @@ class _Table:
 
     @property
     def is_full(self) -> bool:
-        return self._words[_COUNT] > _FILLED * self.capacity
+        return self._words[_COUNT] > self._most
 
     def begun_before(self, moment_ns: int) -> bool:
         return self._words[_BEGUN] < moment_ns
@@ -72,25 +72,25 @@ class _Table:
         self._words[_FOLLOWED] = now_ns
 
     def find(self, hashed: int) -> int | None:
-        place = self._place(hashed)
-        return self._words[place + 1] if self._words[place] else None
+        words, mask, slot = self._words, self._mask, hashed & self._mask
+        while seen := words[_HEAD + 2 * slot]:
+            if seen == hashed:
+                return words[_HEAD + 2 * slot + 1]
+            slot = (slot + 1) & mask
+        return None
 
     def put(self, hashed: int, offset: int) -> None:
-        place, words = self._place(hashed), self._words
-        words[_COUNT] += not words[place]
-        words[place + 1] = offset
-        words[place] = hashed
+        words, mask, slot = self._words, self._mask, hashed & self._mask
+        while (seen := words[_HEAD + 2 * slot]) and seen != hashed:
+            slot = (slot + 1) & mask
+        words[_HEAD + 2 * slot + 1] = offset
+        if not seen:
+            words[_COUNT] += 1
+            words[_HEAD + 2 * slot] = hashed
 
     def close(self) -> None:
         self._words.release()
         self._map.close()
-
-    def _place(self, hashed: int) -> int:
-        """Of its slot, or of the empty one where it would stand."""
-        words, mask, slot = self._words, self._mask, hashed & self._mask
-        while (seen := words[_HEAD + 2 * slot]) and seen != hashed:
-            slot = (slot + 1) & mask
-        return _HEAD + 2 * slot
 
 
 class SeenIds:
@@ -110,7 +110,8 @@ class SeenIds:
         """To be called once before `find` and `put`: opens what others began, begins a table when it is time."""
         now_ns = time.time_ns()
         oldest, end = self._shared
-        if self._tables.keys() != set(range(oldest, end)):
+        held = self._tables  # without gaps
+        if len(held) != end - oldest or oldest not in held or end - 1 not in held:
             self._open(oldest, end)
         while self._tables and (first := self._tables[self._shared[0]]).followed_before(now_ns - self._window_ns):
             number, self._shared[0] = self._shared[0], self._shared[0] + 1

@@ -31,6 +31,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from streaming.queues import kafka_wire as wire
 from streaming.queues.base import (
+    Commit,
     Cursor,
     DeadEntry,
     DeadLetter,
@@ -350,9 +351,7 @@ class KafkaConsumer:
     def poll_others(self, batch: MicroBatch, *, max_events: int) -> list[MicroBatch]:
         return []  # a transaction takes so long that what the others have meanwhile is better left to come
 
-    def commit(
-        self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter], more: bool = False
-    ) -> None:
+    def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
         held = self._held.get(batch.partition)
         if held is None or held.lost or held.state.epoch != batch.epoch:
             raise fenced(batch.partition)
@@ -367,6 +366,17 @@ class KafkaConsumer:
             ),
         ]
         self._write(held, batch, ("commit", batch.first, batch.next_offset), writes, held.after(batch.next_offset))
+
+    def commit_all(self, commits: Sequence[Commit]) -> list[bool]:
+        done: list[bool] = []
+        for each in commits:
+            try:
+                self.commit(each.batch, outputs=each.outputs, dead_letters=each.dead_letters)
+            except FencedError:
+                done.append(False)
+            else:
+                done.append(True)
+        return done
 
     def note_attempt(self, batch: MicroBatch, *, attempts: int) -> None:
         held = self._held.get(batch.partition)

@@ -134,6 +134,7 @@ class EventLog:
         """Makes the log when it is new. disk: an append is on the disk when it returns."""
         self._disk = disk
         self._window_s = dedupe_window_s
+        self._last = (-1, 0)
         self._log = os.open(folder / f"{name}.log", os.O_RDWR | os.O_CREAT, 0o644)
         self._index = os.open(folder / f"{name}.index", os.O_RDWR | os.O_CREAT, 0o644)
         with self._locked():
@@ -190,7 +191,7 @@ class EventLog:
         with self._locked():
             self._ids.refresh()
             end, now = self.end, time.time()
-            (place,) = self._reader.places(end, 1)
+            place = self._place_of(end)
             records: list[bytes] = []
             places: list[int] = []
             hashes: list[int] = []
@@ -209,9 +210,10 @@ class EventLog:
                 hashes.append(hashed)
             if places:
                 self._write(records, places)
-                for i, hashed in enumerate(hashes):
-                    self._ids.put(hashed, end + i)
+                for offset, hashed in enumerate(hashes, start=end):
+                    self._ids.put(hashed, offset)
                 self._move(end + len(places))
+                self._last = (end + len(places), place)
         return len(places)
 
     def read(self, offset: int, *, max_events: int) -> list[Event]:
@@ -227,6 +229,11 @@ class EventLog:
             os.close(self._log)
             os.close(self._index)
             self._log = -1
+
+    def _place_of(self, end: int) -> int:
+        """Where the log ends: as this writer left it, if no other came in between."""
+        last, place = self._last
+        return place if last == end else self._reader.places(end, 1)[0]
 
     def _write(self, records: list[bytes], places: list[int]) -> None:
         """Behind the end, where nobody reads."""

@@ -29,6 +29,7 @@ import redis.exceptions
 from streaming.queues.base import (
     NO_HEADERS,
     Cause,
+    Commit,
     Cursor,
     DeadEntry,
     DeadLetter,
@@ -46,24 +47,35 @@ from streaming.queues.base import (
 from zaphod.errors import ConfigError, QueueUnavailableError
 
 _SOCKET_TIMEOUT_S = 5.0
+# Outputs of a partition that one wait brings at most.
+_READ_AHEAD = 250
+# Of an event in a script's arguments.
+_FIELDS = 6
 # A wake-up that falls between two waits is noticed after this time.
 _LONGEST_WAIT_S = 0.2
 
 _NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
 
-# KEYS: in, head; ARGV: window in ms, prefix of id keys, then id, fields… as one packed array each.
+# Of several partitions in one call: a round trip each, and its share of the server, cost more than what it does.
+# KEYS: in, head of each; ARGV: window in ms, then for each the prefix of id keys and the number of events, then id,
+# key, headers, created, value and whether there is a key for each event.
 _PRODUCE = """
-local added = 0
-local head = tonumber(redis.call('GET', KEYS[2]) or '0')
-for i = 3, #ARGV, 6 do
-  if redis.call('SET', ARGV[2] .. ARGV[i], '1', 'NX', 'PX', ARGV[1]) then
-    head = head + 1
-    redis.call('XADD', KEYS[1], head .. '-0', 'i', ARGV[i], 'k', ARGV[i + 1], 'h', ARGV[i + 2],
-               'c', ARGV[i + 3], 'v', ARGV[i + 4], 'n', ARGV[i + 5])
-    added = added + 1
+local added, i = 0, 2
+for k = 1, #KEYS, 2 do
+  local head = tonumber(redis.call('GET', KEYS[k + 1]) or '0')
+  local prefix, num = ARGV[i], tonumber(ARGV[i + 1])
+  i = i + 2
+  for _ = 1, num do
+    if redis.call('SET', prefix .. ARGV[i], '1', 'NX', 'PX', ARGV[1]) then
+      head = head + 1
+      redis.call('XADD', KEYS[k], head .. '-0', 'i', ARGV[i], 'k', ARGV[i + 1], 'h', ARGV[i + 2],
+                 'c', ARGV[i + 3], 'v', ARGV[i + 4], 'n', ARGV[i + 5])
+      added = added + 1
+    end
+    i = i + 6
   end
+  redis.call('SET', KEYS[k + 1], head)
 end
-redis.call('SET', KEYS[2], head)
 return added
 """
 
@@ -109,43 +121,52 @@ redis.call('HSET', KEYS[1], 'tried', ARGV[2], 'attempts', ARGV[3])
 return 1
 """
 
-# KEYS: state, out, dead; ARGV: epoch, first, next, now, number of outputs, then offset and 5 fields an output, then
-# offset and 9 fields a dead letter.
+# Of several partitions in one call, each for itself.
+# KEYS: state, out, dead of each; ARGV: now, then for each epoch, first, next, number of outputs, number of dead
+# letters, offset and 5 fields for each output, offset and 9 fields for each dead letter.
 _COMMIT = """
-local s = redis.call('HMGET', KEYS[1], 'epoch', 'next', 'generation')
-if s[1] ~= ARGV[1] then return 0 end
-if s[2] == ARGV[3] then return 1 end
-if s[2] ~= ARGV[2] then return 0 end
-local generation = tonumber(s[3] or '0') + 1
-local function last(key)
+local function last(key, generation)
   local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)
   if #newest == 0 then return 0 end
   local g, o = string.match(newest[1][1], '(%d+)-(%d+)')
   if tonumber(g) == generation then return tonumber(o) end
   return 0
 end
-local i, num = 6, tonumber(ARGV[5])
-local done = last(KEYS[2])
-for _ = 1, num do
-  local o = tonumber(ARGV[i]) + 1
-  if o > done then
-    redis.call('XADD', KEYS[2], generation .. '-' .. o, 'i', ARGV[i + 1], 'k', ARGV[i + 2], 'h', ARGV[i + 3],
-               'c', ARGV[i + 4], 'v', ARGV[i + 5], 't', ARGV[4])
+local function commit(k, at, num_outputs, num_letters)
+  local s = redis.call('HMGET', KEYS[k], 'epoch', 'next', 'generation')
+  if s[1] ~= ARGV[at] then return 0 end
+  if s[2] == ARGV[at + 2] then return 1 end
+  if s[2] ~= ARGV[at + 1] then return 0 end
+  local generation, i = tonumber(s[3] or '0') + 1, at + 5
+  local done = num_outputs > 0 and last(KEYS[k + 1], generation)
+  for _ = 1, num_outputs do
+    local o = tonumber(ARGV[i]) + 1
+    if o > done then
+      redis.call('XADD', KEYS[k + 1], generation .. '-' .. o, 'i', ARGV[i + 1], 'k', ARGV[i + 2], 'h', ARGV[i + 3],
+                 'c', ARGV[i + 4], 'v', ARGV[i + 5], 't', ARGV[1])
+    end
+    i = i + 6
   end
-  i = i + 6
-end
-done = last(KEYS[3])
-while i <= #ARGV do
-  local o = tonumber(ARGV[i]) + 1
-  if o > done then
-    redis.call('XADD', KEYS[3], generation .. '-' .. o, 'i', ARGV[i + 1], 'k', ARGV[i + 2], 'h', ARGV[i + 3],
-               'c', ARGV[i + 4], 'v', ARGV[i + 5], 'w', ARGV[i + 6], 'r', ARGV[i + 7], 'a', ARGV[i + 8],
-               'm', ARGV[i + 9])
+  done = num_letters > 0 and last(KEYS[k + 2], generation)
+  for _ = 1, num_letters do
+    local o = tonumber(ARGV[i]) + 1
+    if o > done then
+      redis.call('XADD', KEYS[k + 2], generation .. '-' .. o, 'i', ARGV[i + 1], 'k', ARGV[i + 2], 'h', ARGV[i + 3],
+                 'c', ARGV[i + 4], 'v', ARGV[i + 5], 'w', ARGV[i + 6], 'r', ARGV[i + 7], 'a', ARGV[i + 8],
+                 'm', ARGV[i + 9])
+    end
+    i = i + 10
   end
-  i = i + 10
+  redis.call('HSET', KEYS[k], 'next', ARGV[at + 2], 'tried', '-1')
+  return 1
 end
-redis.call('HSET', KEYS[1], 'next', ARGV[3], 'tried', '-1')
-return 1
+local at, done = 2, {}
+for k = 1, #KEYS, 3 do
+  local num_outputs, num_letters = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+  done[#done + 1] = commit(k, at, num_outputs, num_letters)
+  at = at + 5 + 6 * num_outputs + 10 * num_letters
+end
+return done
 """
 
 # KEYS: state, in, head; ARGV: offset; returns where it goes on.
@@ -206,6 +227,8 @@ class RedisQueue:
         self.num_partitions = num_partitions
         self._client = _connect(url)
         self._seen: dict[int, Cursor] = {}
+        # What ended the last wait: after which places, and the rows.
+        self._waited: tuple[dict[str, str], Any] | None = None
         with _translated():
             _check_server(self._client)
             _check_partitions(self._client, name, num_partitions)
@@ -214,26 +237,19 @@ class RedisQueue:
         self._trim = self._client.register_script(_TRIM)
 
     def produce(self, events: Sequence[NewEvent]) -> int:
-        by_partition: dict[int, list[bytes | str | float | int]] = {}
-        window_ms = max(1, int(self._dedupe_window_s * 1000))
+        by_partition: dict[int, list[Any]] = {}
         for event in events:
-            partition = event.partition(self.num_partitions)
-            arguments = by_partition.setdefault(partition, [window_ms, f"{self._key(partition, 'id')}:"])
-            arguments += [event.id, event.key or "", _packed(event.headers), repr(event.created), event.value]
-            arguments.append(0 if event.key is None else 1)
-        calls = [
-            ([self._key(partition, "in"), self._key(partition, "head")], arguments)
-            for partition, arguments in by_partition.items()
-        ]
+            mine = by_partition.setdefault(event.partition(self.num_partitions), [])
+            mine += (event.id, event.key or "", _packed(event.headers), repr(event.created), event.value)
+            mine.append(0 if event.key is None else 1)
+        keys: list[str] = []
+        arguments: list[Any] = [max(1, int(self._dedupe_window_s * 1000))]
+        for partition, fields in by_partition.items():
+            keys += (self._key(partition, "in"), self._key(partition, "head"))
+            arguments += (f"{self._key(partition, 'id')}:", len(fields) // _FIELDS)
+            arguments += fields
         with _translated():
-            try:
-                with self._client.pipeline(transaction=False) as pipeline:
-                    for keys, arguments in calls:
-                        pipeline.evalsha(self._produce.sha, len(keys), *keys, *arguments)
-                    appended = pipeline.execute()
-            except redis.exceptions.NoScriptError:  # its first time, or the server was started anew
-                appended = [self._produce(keys=keys, args=arguments) for keys, arguments in calls]
-        return sum(map(int, appended))
+            return int(self._produce(keys=keys, args=arguments)) if keys else 0
 
     def consumer(self, owner: str, *, lease_s: float) -> RedisConsumer:
         return RedisConsumer(self._url, name=self._name, owner=owner, lease_s=lease_s)
@@ -270,11 +286,17 @@ class RedisQueue:
         found: list[Delivered] = []
         if not streams:
             return found
-        with _translated(), self._client.pipeline(transaction=False) as pipeline:
-            # So many of each partition that all together are not more than was asked for, if each has one.
-            pipeline.xread(streams, count=max(1, max_outputs // len(streams)))
-            pipeline.mget([self._key(partition, "gone") for partition in cursors])  # asked last: nothing goes unseen
-            read, gone = pipeline.execute()
+        marks = [self._key(partition, "gone") for partition in cursors]
+        waited, self._waited = self._waited, None
+        with _translated():
+            if waited is not None and waited[0] == streams:
+                read, gone = waited[1], self._client.mget(marks)
+            else:
+                with self._client.pipeline(transaction=False) as pipeline:
+                    # So many of each partition that all together are not more than was asked for, if each has one.
+                    pipeline.xread(streams, count=max(1, max_outputs // len(streams)))
+                    pipeline.mget(marks)  # asked last, as above: nothing goes unseen
+                    read, gone = pipeline.execute()
         for (partition, cursor), identifier in zip(cursors.items(), gone, strict=True):
             check_kept(partition, cursor, _cursor(identifier) if identifier else None)
         for key, rows in read or ():
@@ -298,7 +320,9 @@ class RedisQueue:
         while True:
             left_s = min(deadline - time.monotonic(), _SOCKET_TIMEOUT_S / 2)
             with _translated():
-                found = self._client.xread(streams, count=1, block=max(1, int(left_s * 1000)))
+                found = self._client.xread(streams, count=_READ_AHEAD, block=max(1, int(left_s * 1000)))
+            # Kept for who reads now: to ask again takes another round trip.
+            self._waited = (streams, found) if found else None
             if found or time.monotonic() >= deadline:
                 return bool(found)
 
@@ -409,25 +433,32 @@ class RedisConsumer:
                 max_events -= len(found[-1].events)
         return found
 
-    def commit(
-        self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter], more: bool = False
-    ) -> None:
-        held = self._held.get(batch.partition)
-        if held is None or held.epoch != batch.epoch:
+    def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
+        if not all(self.commit_all([Commit(batch, outputs, dead_letters)])):
             raise fenced(batch.partition)
-        arguments: list[Any] = [batch.epoch, batch.first, batch.next_offset, repr(time.time()), len(outputs)]
-        # A stream takes ids in rising order only, and an error in the middle of a script is not rolled back.
-        for output in sorted(outputs, key=_offset_of):
-            arguments += _fields(output)
-        for letter in sorted(dead_letters, key=_offset_of):
-            arguments += [*_fields(letter), letter.cause.value, letter.reason, letter.attempts, letter.version]
-        keys = [self._key(batch.partition, what) for what in ("state", "out", "dead")]
+
+    def commit_all(self, commits: Sequence[Commit]) -> list[bool]:
+        mine = [each for each in commits if self._holds(each.batch)]
+        keys: list[str] = []
+        arguments: list[Any] = [repr(time.time())]
+        for each in mine:
+            keys += [self._key(each.batch.partition, what) for what in ("state", "out", "dead")]
+            arguments += (each.batch.epoch, each.batch.first, each.batch.next_offset)
+            arguments += (len(each.outputs), len(each.dead_letters))
+            # A stream takes ids in rising order only, and an error in the middle of a script is not rolled back.
+            for output in sorted(each.outputs, key=_offset_of):
+                arguments += _fields(output)
+            for letter in sorted(each.dead_letters, key=_offset_of):
+                arguments += [*_fields(letter), letter.cause.value, letter.reason, letter.attempts, letter.version]
         with _translated():
-            committed = int(self._commit(keys=keys, args=arguments))
-        if not committed:
-            self._forget(batch.partition)
-            raise fenced(batch.partition)
-        held.next_offset = batch.next_offset
+            answers = self._commit(keys=keys, args=arguments) if keys else ()
+        done = {each.batch.partition for each, answer in zip(mine, answers, strict=True) if int(answer)}
+        for each in mine:
+            if each.batch.partition in done:
+                self._held[each.batch.partition].next_offset = each.batch.next_offset
+            else:
+                self._forget(each.batch.partition)
+        return [each.batch.partition in done for each in commits]
 
     def note_attempt(self, batch: MicroBatch, *, attempts: int) -> None:
         held = self._held.get(batch.partition)
@@ -450,6 +481,10 @@ class RedisConsumer:
             self._forget(partition)
         self._client.close()
         self._renewer.close()
+
+    def _holds(self, batch: MicroBatch) -> bool:
+        held = self._held.get(batch.partition)
+        return held is not None and held.epoch == batch.epoch
 
     def _read(self, max_events: int, *, wait_ms: int) -> MicroBatch | None:
         """What waits in the partition whose turn it is. One round trip asks all; what the others have is kept."""

@@ -13,15 +13,16 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from streaming.queues.base import (
     NO_HEADERS,
     Cause,
+    Commit,
     Cursor,
     DeadEntry,
     DeadLetter,
@@ -35,7 +36,7 @@ from streaming.queues.base import (
     check_kept,
     fenced,
 )
-from streaming.queues.bell import Bell, Listener
+from streaming.queues.bell import Bell, Heard, Listener
 from streaming.queues.checkpoint import LOG_PAGES, Checkpointer
 from streaming.queues.log import EventLog, LogReader
 from zaphod.errors import ConfigError, QueueUnavailableError, TrimmedError
@@ -48,6 +49,9 @@ _STREAM_FILE = "stream.json"
 _FORMAT = 2
 # Commits survive the death of any process either way; "disk" also the loss of power, at an fsync each.
 _SYNCHRONOUS = {"os": "NORMAL", "disk": "FULL"}
+_PAGE_BYTES = 2048
+# Of an output beside its value: id, key, times.
+_ROW_BYTES = 80
 # Offsets of a replay generation: 17 million million, and half a million generations.
 _GENERATION = 1 << 44
 _BUSY_TIMEOUT_S = 5.0
@@ -151,9 +155,10 @@ class SqliteQueue:
                     appended[partition] = self._logs[partition].append(mine)
         finally:
             # When all are there: who is woken by the first would score it alone.
+            rung: set[str] = set()
             for partition, new in appended.items():
                 if new:
-                    self._bell(partition).ring()
+                    self._bell(partition).ring(rung=rung)
         return sum(appended.values())
 
     def consumer(self, owner: str, *, lease_s: float) -> SqliteConsumer:
@@ -188,7 +193,7 @@ class SqliteQueue:
             self._output_listener = Listener()
             self._output_listener.listen(_out_bell(self._folder))
             return True  # whatever was committed before the first wait
-        return self._output_listener.wait(timeout_s)
+        return self._output_listener.wait(timeout_s) is not Heard.NOTHING
 
     def read_dead_letters(self, cursors: Mapping[int, Cursor], *, max_letters: int) -> list[DeadEntry]:
         found: list[DeadEntry] = []
@@ -199,8 +204,9 @@ class SqliteQueue:
             for row in rows:
                 generation, offset, identifier, key, value, headers, created, cause, *rest = row
                 letter = DeadLetter(
-                    offset, identifier, key, value, _headers(headers), created, Cause(cause), rest[0], rest[1], rest[2]
-                )
+                    offset, identifier, key, value, _headers(headers) if headers else NO_HEADERS, created,
+                    Cause(cause), rest[0], rest[1], rest[2],
+                )  # fmt: skip
                 found.append(DeadEntry(partition, Cursor(generation, offset), letter))
         return found
 
@@ -383,14 +389,14 @@ class SqliteConsumer:
                     self.wake()
 
     def poll(self, *, max_events: int, wait_s: float) -> MicroBatch | None:
-        deadline = time.monotonic() + wait_s
+        deadline, woken = time.monotonic() + wait_s, False
         while True:
             batch = self._poll_now(max_events)
             left_s = deadline - time.monotonic()
-            if batch is not None or left_s <= 0:
+            if batch is not None or left_s <= 0 or woken:
                 return batch
-            if self._listener.wait(min(left_s, _LONGEST_WAIT_S)):
-                return self._poll_now(max_events)
+            # A bell alone ends nothing: it may have rung for events that have been taken since.
+            woken = self._listener.wait(min(left_s, _LONGEST_WAIT_S)) is Heard.WAKE
 
     def poll_others(self, batch: MicroBatch, *, max_events: int) -> list[MicroBatch]:
         found: list[MicroBatch] = []
@@ -402,17 +408,16 @@ class SqliteConsumer:
                     max_events -= len(other.events)
         return found
 
-    def commit(
-        self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter], more: bool = False
-    ) -> None:
-        silent = False
+    def commit(self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
+        if not all(self.commit_all([Commit(batch, outputs, dead_letters)])):
+            raise fenced(batch.partition)
+
+    def commit_all(self, commits: Sequence[Commit]) -> list[bool]:
         try:
-            self._commit(batch, outputs, dead_letters)
-            silent = more
+            return [self._commit(each) for each in commits]
         finally:
-            # Also when this one failed: one before may have been silent.
-            if not silent:
-                self._bell.ring()
+            # Also when one failed: the ones before are there.
+            self._bell.ring()
 
     def note_attempt(self, batch: MicroBatch, *, attempts: int) -> None:
         held = self._held.get(batch.partition)
@@ -433,10 +438,12 @@ class SqliteConsumer:
         self._bell.close()
         self._checkpointer.close()
 
-    def _commit(self, batch: MicroBatch, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]) -> None:
+    def _commit(self, each: Commit) -> bool:
+        """False when the lease went to another; nothing was written."""
+        batch = each.batch
         held = self._held.get(batch.partition)
         if held is None or held.epoch != batch.epoch:
-            raise fenced(batch.partition)
+            return False
         now = time.time()
         with _translated(self._folder), _transaction(held.output) as connection:
             moved = connection.execute(_MOVE, (batch.next_offset, batch.epoch, batch.first)).rowcount
@@ -444,15 +451,20 @@ class SqliteConsumer:
                 moved = connection.execute(_IS_THERE, (batch.epoch, batch.next_offset)).fetchone() is not None
             else:
                 first = _place(held.generation, 0)
-                connection.executemany(_OUTPUT, [(first + o.offset, *_record(o), now) for o in outputs])
-                if dead_letters:
-                    letters = [(held.generation, *_dead_record(letter)) for letter in dead_letters]
+                rows = [
+                    (first + o.offset, o.id, o.key, o.value, _packed(o.headers) if o.headers else None, o.created, now)
+                    for o in each.outputs
+                ]
+                connection.executemany(_OUTPUT, rows)
+                if each.dead_letters:
+                    letters = [(held.generation, *_dead_record(letter)) for letter in each.dead_letters]
                     connection.executemany(_DEAD_LETTER, letters)
         if not moved:
             self._forget(batch.partition)
-            raise fenced(batch.partition)
+            return False
         held.next_offset = batch.next_offset
-        self._checkpointer.note(held.path)
+        self._checkpointer.note(held.path, pages=_pages(each.outputs))
+        return True
 
     def _poll_now(self, max_events: int) -> MicroBatch | None:
         for _ in range(len(self._turn)):
@@ -469,13 +481,15 @@ class SqliteConsumer:
 
     def _read(self, partition: int, max_events: int) -> MicroBatch | None:
         held = self._held[partition]
+        if held.log.end <= held.next_offset:
+            return None
         with _translated(self._folder):
             try:
                 events = held.log.read(held.next_offset, max_events=max_events)
             except TrimmedError:
                 held.lost = True  # scored by another since, and removed
                 return None
-        return MicroBatch(partition=partition, epoch=held.epoch, events=events) if events else None
+        return MicroBatch(partition, held.epoch, events)
 
     def _forget(self, partition: int) -> None:
         held = self._held.pop(partition, None)
@@ -517,31 +531,40 @@ class _Held:
 
 def _connect(path: Path, durability: Durability, *, timeout_s: float = _BUSY_TIMEOUT_S) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
-    connection.execute("PRAGMA page_size = 2048")
+    connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
     connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
     return connection
 
 
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # a full disk has rolled back already
-            connection.execute("ROLLBACK")
-        raise
+class _transaction:  # noqa: N801  # used as a function; a generator would take three times as long, at every commit
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._connection.execute("BEGIN IMMEDIATE")
+        return self._connection
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:  # a full disk has rolled back already
+                self._connection.execute("ROLLBACK")
 
 
-@contextlib.contextmanager
-def _translated(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.OperationalError, OSError) as error:
-        raise QueueUnavailableError(f"Cannot use the queue {folder}: {error}. It is tried again.") from error
+class _translated:  # noqa: N801  # as above
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, sqlite3.OperationalError | OSError):
+            raise QueueUnavailableError(f"Cannot use the queue {self._folder}: {error}. It is tried again.") from error
 
 
 def _check_stream_file(folder: Path, num_partitions: int) -> None:
@@ -578,32 +601,32 @@ def _out_bell(folder: Path) -> Path:
     return folder / "bells" / "out"
 
 
-def _record(output: Output) -> tuple[object, ...]:
-    headers = msgspec.json.encode(output.headers).decode() if output.headers else None
-    return output.id, output.key, output.value, headers, output.created
-
-
 def _dead_record(letter: DeadLetter) -> tuple[object, ...]:
-    headers = msgspec.json.encode(letter.headers).decode() if letter.headers else None
     return (
-        letter.offset, letter.id, letter.key, letter.value, headers, letter.created,
-        letter.cause.value, letter.reason, letter.attempts, letter.version,
+        letter.offset, letter.id, letter.key, letter.value, _packed(letter.headers) if letter.headers else None,
+        letter.created, letter.cause.value, letter.reason, letter.attempts, letter.version,
     )  # fmt: skip
 
 
-def _headers(text: str | None) -> Mapping[str, str]:
-    return NO_HEADERS if text is None else msgspec.json.decode(text, type=dict[str, str])
+def _packed(headers: Mapping[str, str]) -> str:
+    return msgspec.json.encode(headers).decode()
 
 
-def _delivered(partition: int, row: tuple[object, ...]) -> Delivered:
+def _headers(text: str) -> Mapping[str, str]:
+    headers: dict[str, str] = msgspec.json.decode(text, type=dict[str, str])
+    return headers
+
+
+def _delivered(partition: int, row: tuple[Any, ...]) -> Delivered:
     place, identifier, key, value, headers, created, committed = row
-    generation, offset = divmod(place, _GENERATION)  # type: ignore[operator]  # as the table's columns say
-    return Delivered(
-        partition=partition,
-        cursor=Cursor(generation=generation, offset=offset),
-        output=Output(offset, identifier, key, value, _headers(headers), created),  # type: ignore[arg-type]
-        committed=committed,  # type: ignore[arg-type]
-    )
+    generation, offset = divmod(place, _GENERATION)
+    output = Output(offset, identifier, key, value, _headers(headers) if headers else NO_HEADERS, created)
+    return Delivered(partition, Cursor(generation, offset), output, committed)
+
+
+def _pages(outputs: Sequence[Output]) -> int:
+    """How many a commit writes, about: state, table and inner pages, and the outputs, taken to be of one size."""
+    return 4 + (len(outputs) * (len(outputs[0].value) + _ROW_BYTES) // _PAGE_BYTES if outputs else 0)
 
 
 def _place(generation: int, offset: int) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from streaming.queues import factory, kafka, kafka_writer, redis, sqlite
-from streaming.queues.base import Consumer, DeadLetter, Lease, MicroBatch, Output
+from streaming.queues.base import Commit, Consumer, Lease, MicroBatch, Output
 from streaming.scorer import Scorer
 from streaming.settings import QueueSettings, ScoringSettings
 from zaphod.columns import Columns
@@ -93,15 +93,19 @@ class WatchedConsumer:
             self._points.passed("after poll")
         return batch
 
-    def commit(
-        self, batch: MicroBatch, *, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter], more: bool = False
-    ) -> None:
+    def commit_all(self, commits: Sequence[Commit]) -> list[bool]:
         self._points.passed("before commit")
         stamped = [
-            msgspec.structs.replace(output, headers={**output.headers, EPOCH: str(batch.epoch)}) for output in outputs
+            Commit(each.batch, [_stamped(output, each.batch.epoch) for output in each.outputs], each.dead_letters)
+            for each in commits
         ]
-        self._inner.commit(batch, outputs=stamped, dead_letters=dead_letters, more=more)
+        done = self._inner.commit_all(stamped)
         self._points.passed("after commit")
+        return done
+
+
+def _stamped(output: Output, epoch: int) -> Output:
+    return msgspec.structs.replace(output, headers={**output.headers, EPOCH: str(epoch)})
 
 
 class FragileModel:
@@ -156,7 +160,7 @@ def work(job: Job, pipe: Connection) -> None:
 def remove_fence(job: Job) -> None:
     """In this process a commit no longer asks whose the lease is: the guard whose loss must be seen."""
     sqlite._MOVE = "UPDATE state SET next = ?, tried = -1 WHERE ? IS NOT NULL AND next = ?"
-    redis._COMMIT = redis._COMMIT.replace("if s[1] ~= ARGV[1] then return 0 end\n", "")
+    redis._COMMIT = redis._COMMIT.replace("if s[1] ~= ARGV[at] then return 0 end\n", "")
     open_writer = kafka_writer.PartitionWriter.__init__
 
     def own_name(self: Any, config: Any, *, name: str, **arguments: Any) -> None:

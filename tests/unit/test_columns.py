@@ -56,6 +56,17 @@ def test_one_row_is_as_one_of_several(names: tuple[str, ...]) -> None:
     assert one.strings == first.strings
 
 
+def test_texts_are_decoded_together_or_not_at_all() -> None:
+    """Many texts give what each gives; one that is no row of the exact types leaves them to be asked one by one."""
+    decoder = RowDecoder(SCHEMA)
+    good = [msgspec.json.encode(row) for row in (GOOD, {**GOOD, "amount": -1.0})]
+
+    assert decoder.decode_all(good) == [decoder.decode_row(text) for text in good]
+    assert decoder.decode_all([]) == []
+    for bad in (b"", b"{}", b"{not json", b"[" * 100_000, b"\xff", msgspec.json.encode({**GOOD, "count": 2.0})):
+        assert decoder.decode_all([*good, bad]) is None
+
+
 def test_left_out_fields_take_their_default() -> None:
     """Nullable fields and fields with a default may be left out of a row and of a table."""
     decoder = RowDecoder(SCHEMA)

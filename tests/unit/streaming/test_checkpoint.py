@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from streaming.queues.checkpoint import Checkpointer
+from streaming.queues.checkpoint import LOG_PAGES, Checkpointer
 from tests.conftest import wait_for
 
 
@@ -33,10 +33,12 @@ def database(tmp_path: Path) -> Iterator[Path]:
         yield path
 
 
-def test_the_log_is_copied_once_it_is_noted(checkpointer: Checkpointer, database: Path) -> None:
+def test_the_log_is_copied_once_much_is_written(checkpointer: Checkpointer, database: Path) -> None:
     """The database has the rows while the writer is still connected."""
     before = database.stat().st_size
-    checkpointer.note(database)
+    checkpointer.note(database, pages=LOG_PAGES // 16)
+    assert database.stat().st_size == before
+    checkpointer.note(database, pages=LOG_PAGES // 16)
 
     wait_for(lambda: database.stat().st_size > before + 20 * 4_000, what="the rows in the database")
 
@@ -45,8 +47,8 @@ def test_one_that_cannot_be_opened_keeps_nobody_waiting(
     checkpointer: Checkpointer, database: Path, tmp_path: Path
 ) -> None:
     """The others' logs are copied, then and later."""
-    checkpointer.note(tmp_path / "nowhere" / "some.db")
+    checkpointer.note(tmp_path / "nowhere" / "some.db", pages=LOG_PAGES)
     before = database.stat().st_size
-    checkpointer.note(database)
+    checkpointer.note(database, pages=LOG_PAGES)
 
     wait_for(lambda: database.stat().st_size > before, what="the rows in the database")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import pandas as pd
 import pytest
 
-from streaming.queues.base import Cause, Cursor, DeadLetter, NewEvent
+from streaming.queues.base import Cause, Commit, Cursor, DeadLetter, NewEvent
 from streaming.queues.sqlite import SqliteQueue
 from streaming.scorer import Scorer
 from streaming.settings import ScoringSettings
@@ -169,6 +169,31 @@ def test_a_bad_event_is_a_dead_letter_and_its_neighbours_are_scored(
     assert (letter.cause, letter.offset, letter.attempts, letter.version) == (Cause.UNPROCESSABLE, 1, 1, 1)
     assert says in letter.reason
     assert letter.value == (value if isinstance(value, bytes) else json.dumps(value).encode())
+
+
+def test_a_word_of_cloud_events_in_a_row_makes_no_cloud_event(queue: SqliteQueue, small_registry: Registry) -> None:
+    """What holds to the schema is a row, whatever its strings say."""
+    send(queue, {**GOOD, "kind": "specversion"})
+
+    scorer_of(queue, small_registry).step()
+
+    assert outputs(queue)[0]["prediction"] == {"value": 1.0}
+
+
+def test_forms_may_be_mixed(queue: SqliteQueue, small_registry: Registry) -> None:
+    """Each event is answered in its own form, and names its first id where it was sent again."""
+    cloud = {"specversion": "1.0", "id": "abc", "source": "/shop", "type": "paid", "data": GOOD}
+    send(queue, GOOD, cloud)
+    send(queue, GOOD, headers={"zaphod-original-id": "first"})
+
+    scorer_of(queue, small_registry).step()
+
+    plain, answer, again = outputs(queue)
+    assert (plain["id"], plain["offset"]) == ("e0", 0)
+    assert (answer["specversion"], answer["data"]["id"], answer["data"]["prediction_id"]) == ("1.0", "abc", "e1")  # type: ignore[index]
+    assert (again["id"], again["offset"]) == ("first", 2)
+    ids = [delivered.output.id for delivered in queue.read_outputs({0: Cursor()}, max_outputs=9)]
+    assert ids == ["e0", "e1", "first"]
 
 
 def test_a_structured_cloud_event_is_answered_by_one(queue: SqliteQueue, small_registry: Registry) -> None:
@@ -348,14 +373,14 @@ def test_a_queue_outage_is_waited_out(
     """A commit that fails for want of a queue is tried again until it succeeds; nothing is lost or doubled."""
     send(queue, GOOD)
     scorer = scorer_of(queue, small_registry)
-    commit, failures = scorer._consumer.commit, iter(range(3))  # the fault is put where a full disk would be
+    commit_all, failures = scorer._consumer.commit_all, iter(range(3))  # the fault is put where a full disk would be
 
-    def flaky(*args: object, **kwargs: object) -> None:
+    def flaky(commits: Sequence[Commit]) -> list[bool]:
         if next(failures, None) is not None:
             raise QueueUnavailableError("Cannot use the queue: the disk is full. It is tried again.")
-        commit(*args, **kwargs)  # type: ignore[arg-type]
+        return commit_all(commits)
 
-    monkeypatch.setattr(scorer._consumer, "commit", flaky)
+    monkeypatch.setattr(scorer._consumer, "commit_all", flaky)
     scorer.step()
 
     assert next(failures, None) is None
