@@ -272,7 +272,19 @@ def test_a_breach_is_rolled_back_within_ten_seconds(registry: Registry, tmp_path
 
     assert ends == [End.ROLLED_BACK]
     assert took_s < 10.0
-    # It was not kept waiting until outcomes were joined.
+
+
+def test_a_breach_does_not_wait_for_outcomes(registry: Registry, tmp_path: Path) -> None:
+    """What is in the log speaks for a roll-back: it comes before the outcomes are joined."""
+    experiment = begin(registry)
+    write_failures(tmp_path / "log", registry, experiment)
+    looks: list[Look] = []
+
+    end = watch(
+        registry, experiment, log_uri=str(tmp_path / "log"), may_promote=False, interval_s=0.0, on_look=looks.append
+    )
+
+    assert end is End.ROLLED_BACK
     assert looks[-1].analysis.current.outcomes.challenger.predictions == 0
 
 
