@@ -30,6 +30,7 @@ _PATH = "/invocations"
 _MODEL = re.compile(r"/models/([^/@]{1,100})(?:@([^/@]{1,100}))?/invocations")
 _CSV = b"text/csv"
 _PARQUET = b"application/vnd.apache.parquet"
+_MAX_CSV_COLUMNS = 100_000
 _TEXT = b"text/plain; charset=utf-8"
 _CODES = {
     401: "UNAUTHENTICATED",
@@ -276,6 +277,8 @@ def _read_header(body: bytes, *, max_rows: int) -> list[str]:
     lines = io.TextIOWrapper(io.BytesIO(body), encoding="utf-8-sig", errors="surrogateescape", newline="")
     rows = filter(None, csv.reader(lines))
     names = next(rows, [])
+    if len(names) > _MAX_CSV_COLUMNS:
+        raise LimitExceededError(f"Expected at most {_MAX_CSV_COLUMNS} columns, got more")
     "".join(names).encode()
     # A row may have more than one line, but no line more than one row.
     num_lines = max(body.count(b"\n"), body.count(b"\r"))

@@ -169,6 +169,14 @@ def test_the_header_of_a_csv_says_what_is_read(http: Client, body: bytes, status
     assert (answer.status_code, says in answer.text) == (status, True), answer.text
 
 
+def test_columns_of_a_csv_are_counted(registry: Registry) -> None:
+    """Before each costs Arrow a microsecond and more."""
+    with client(make_app(registry)) as http:
+        answer = http.post(CSV_PATH, b"amount,count" + b"," * 99_999 + b"\n1,2\n", content_type="text/csv")
+
+    assert (answer.status_code, "at most 100000 columns" in answer.text) == (413, True), answer.text
+
+
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 def test_rows_of_a_csv_are_counted_as_rows(http: Client, end: bytes) -> None:
     """Empty lines and lines within a cell are no rows."""
