@@ -274,6 +274,23 @@ def test_a_breach_is_rolled_back_within_ten_seconds(registry: Registry, tmp_path
     assert took_s < 10.0
 
 
+def test_a_watcher_that_is_ended_leaves_nothing_behind(registry: Registry, tmp_path: Path) -> None:
+    """Its joined log, which may be large, goes with it."""
+    begin(registry)
+    (tmp_path / "temporary").mkdir()
+    command = [
+        str(Path(sys.executable).parent / "zaphod"), "experiment", "status", "constant", "--auto",
+        "--registry", registry.uri, "--log", str(tmp_path / "log"),
+    ]  # fmt: skip
+    watching = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path / "temporary")})
+    wait_for(lambda: any((tmp_path / "temporary").glob("*/join.duckdb")), what="the joined log")
+
+    watching.terminate()
+
+    assert watching.wait(timeout=30) == 143
+    assert not list((tmp_path / "temporary").iterdir())
+
+
 def test_a_breach_does_not_wait_for_outcomes(registry: Registry, tmp_path: Path) -> None:
     """What is in the log speaks for a roll-back: it comes before the outcomes are joined."""
     experiment = begin(registry)

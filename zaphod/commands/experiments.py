@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,6 +106,8 @@ def status(
     if not auto:
         _show(console, _find(Registry.open(registry), name, identity, log))
         return
+    # So that what a service manager ends leaves no files behind: the joined log may be large.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     opened = Registry.open(registry)
     running = opened.state(name).experiment
     if running is None:
