@@ -61,6 +61,7 @@ def _phase(plan: Plan, mode: Mode, data: PhaseData, *, decides: bool) -> PhaseRe
         exposure=data.exposure,
         unnamed=data.unnamed,
         unusable=data.unusable,
+        keys=data.keys,
         effects=effects,
         segments=_segments(plan, data.observed),
         guardrails=tuple(

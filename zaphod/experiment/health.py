@@ -30,6 +30,12 @@ def health_checks(plan: Plan, phase: PhaseResult) -> tuple[HealthCheck, ...]:
     if phase.unnamed:
         detail = f"{phase.unnamed:,} predictions named no entity, and count as one entity each"
         checks.append(HealthCheck("entities", "waiting", "unnamed", detail))
+    if phase.keys > 1:
+        detail = (
+            f"the log was written with {phase.keys} keys: where entities are hashed, one of them counts as several. "
+            "Give every writer the same ZAPHOD_LOG_KEY, and start the experiment anew"
+        )
+        checks.append(HealthCheck("hash keys", "waiting", "several", detail))
     if phase.unusable or phase.outcomes.unusable:
         checks.append(_unusable(phase))
     return tuple(checks)

@@ -30,7 +30,8 @@ _LARGEST = 1e70
 _TABLES = """
 CREATE TABLE predictions (
     id VARCHAR, served DOUBLE, phase INTEGER, challenger BOOLEAN, entity VARCHAR, named BOOLEAN, failed BOOLEAN,
-    latency DOUBLE, label VARCHAR, class DOUBLE, value DOUBLE, unusable BOOLEAN{extras}, counts BOOLEAN
+    latency DOUBLE, label VARCHAR, class DOUBLE, value DOUBLE, unusable BOOLEAN,
+    key VARCHAR{extras}, counts BOOLEAN
 );
 CREATE TABLE others (id VARCHAR);
 CREATE TABLE outcomes (id VARCHAR, field VARCHAR, value DOUBLE, text VARCHAR, moment DOUBLE, received TIMESTAMPTZ);
@@ -146,7 +147,7 @@ class Joined:
                     CASE WHEN "row" IS NULL THEN "call" ELSE "call" || '-' || "row" END AS id,
                     epoch_us(time) / 1e6 AS served, phase, variant = 'challenger' AS challenger,
                     coalesce(entity, id) AS entity, entity IS NOT NULL AS named,
-                    status = 'failed' AS failed, latency_s AS latency, label, class, value,
+                    status = 'failed' AS failed, latency_s AS latency, label, class, value, key,
                     experiment IS NOT DISTINCT FROM ? AS mine{extras}
                 FROM fresh
                 WHERE status <> 'refused' AND reason IS DISTINCT FROM 'fallback'))""",
@@ -168,7 +169,7 @@ class Joined:
             several = "count_if(challenger) > 1 OR count_if(NOT challenger) > 1 OR min(phase) <> max(phase)"
             known = "(p.challenger = t.challenger OR p.phase <> t.phase)"
         columns = (
-            "id, served, phase, challenger, entity, named, failed, latency, label, class, value, unusable"
+            "id, served, phase, challenger, entity, named, failed, latency, label, class, value, unusable, key"
             + self._extra_names()
         )
         self._db.execute(

@@ -34,6 +34,8 @@ _PREDICTION = {
     "status": pa.string(),
     "latency_s": pa.float64(),
 }
+# The same for all rows of a file.
+_OF_FILE = {"key": pa.string()}
 _ANSWER = {"label": pa.string(), "class": pa.float64(), "value": pa.float64()}
 _TRUTHS = {"true": 1.0, "false": 0.0}
 
@@ -46,14 +48,14 @@ def outcome_tables(paths: Sequence[Path]) -> Iterator[pa.Table]:
 def prediction_tables(
     paths: Sequence[Path], *, covariates: Sequence[str], segments: Sequence[str]
 ) -> Iterator[pa.Table]:
-    """Columns as in the log, then `label`, `class`, `value`, `covariate_<i>` and `segment_<i>`.
+    """Columns as in the log, then `label`, `class`, `value`, `covariate_<i>`, `segment_<i>` and `key`.
 
     class: the label as a number, where it is one or a truth value, also in words. value: the number that was answered.
-    Raises: as `outcome_tables`.
+    key: names the key of the file's hashes. Raises: as `outcome_tables`.
     """
     features = {f"covariate_{i}": (FEATURE + name, pa.float64()) for i, name in enumerate(covariates)}
     features |= {f"segment_{i}": (FEATURE + name, pa.string()) for i, name in enumerate(segments)}
-    schema = pa.schema(_PREDICTION | _ANSWER | {name: kind for name, (_, kind) in features.items()})
+    schema = pa.schema(_PREDICTION | _OF_FILE | _ANSWER | {name: kind for name, (_, kind) in features.items()})
     plain = {name: name for name in _PREDICTION} | {name: column for name, (column, _) in features.items()}
 
     def sources(there: Sequence[str]) -> dict[str, str]:
@@ -81,8 +83,9 @@ def _tables(
     for path in paths:
         file = pq.ParquetFile(path)
         columns = sources(file.schema_arrow.names)
+        key = (file.schema_arrow.metadata or {}).get(b"zaphod.key")
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(dict.fromkeys(columns.values()))):
-            waiting.append(_ours(batch, schema, columns))
+            waiting.append(_ours(batch, schema, columns, key=key))
             rows += batch.num_rows
             if rows >= _BATCH_ROWS:
                 yield pa.concat_tables(waiting)
@@ -91,9 +94,10 @@ def _tables(
         yield pa.concat_tables(waiting)
 
 
-def _ours(batch: pa.RecordBatch, schema: pa.Schema, columns: Mapping[str, str]) -> pa.Table:
+def _ours(batch: pa.RecordBatch, schema: pa.Schema, columns: Mapping[str, str], *, key: bytes | None) -> pa.Table:
     made = [
-        _as(batch.column(columns[field.name]), field.type) if field.name in columns
+        pa.repeat(pa.scalar(key, pa.string()), batch.num_rows) if field.name in _OF_FILE
+        else _as(batch.column(columns[field.name]), field.type) if field.name in columns
         else pa.nulls(batch.num_rows, field.type)
         for field in schema
     ]  # fmt: skip

@@ -114,6 +114,7 @@ class PhaseResult(msgspec.Struct, frozen=True, kw_only=True):
     exposure: tuple[Exposed, ...]
     unnamed: int
     unusable: int
+    keys: int
     effects: tuple[Effect, ...]
     segments: tuple[SegmentEffect, ...]
     guardrails: tuple[GuardrailResult, ...]

@@ -136,7 +136,7 @@ class PhaseData:
 
     exposure: ascending in time, the last is the state now; a few hundred points at most. crossed: entities that both
     variants answered within the phase. unnamed: entities that are single predictions, for nobody said whom about.
-    unusable: predictions that were no finite number, and count as failed.
+    unusable: predictions that were no finite number, and count as failed. keys: by which entities may be hashed.
     """
 
     number: int
@@ -149,3 +149,4 @@ class PhaseData:
     observed: Entities | Pairs
     unnamed: int = 0
     unusable: int = 0
+    keys: int = 1

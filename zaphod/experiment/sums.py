@@ -73,6 +73,7 @@ class PhaseQuery:
             observed=self._pairs() if self._mode.paired else self._entities(),
             unnamed=self._number("SELECT count(*) FROM firsts WHERE NOT named"),
             unusable=self._number("SELECT count(*) FROM phase WHERE unusable"),
+            keys=self._number("SELECT count(DISTINCT key) FROM phase WHERE named"),
         )
 
     def _make_firsts(self) -> None:

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import SecretStr
 
 from zaphod.columns import Columns
 from zaphod.errors import InvalidInputError, SchemaMismatchError
@@ -23,6 +24,7 @@ from zaphod.experiment.analysis import analyse
 from zaphod.experiment.health import health_checks
 from zaphod.experiment.joining import Joined
 from zaphod.experiment.plan import GuardrailPlan, MetricPlan, Plan
+from zaphod.experiment.results import PhaseResult
 from zaphod.experiment.samples import Entities, Pairs, PhaseData
 from zaphod.experiment.spec import Experiment, Mode, Phase, write_plan
 from zaphod.experiment.verdict import Verdict, decide
@@ -549,6 +551,25 @@ def test_an_entity_is_where_its_first_prediction_was_also_without_a_value(settin
     np.testing.assert_array_equal(observed.sums[0].covariate, [math.nan, 60.0])
     (segments,) = observed.segments
     assert [segments.labels[code] if code >= 0 else None for code in segments.codes] == [None, "DE"]
+
+
+def test_a_log_of_several_keys_is_in_doubt(settings: LogSettings) -> None:
+    """An entity that is hashed by two of them counts as two; of unnamed predictions none is hashed."""
+    hashed = settings.model_copy(update={"entity": LogPolicy.HASH})
+    named = dataclasses.replace(traffic(1, 1)[0], entity="e", failed=False)
+    unnamed = dataclasses.replace(named, id="q", entity=None)
+
+    def write_with(key: str, prediction: Prediction) -> PhaseResult:
+        write(hashed.model_copy(update={"hash_key": SecretStr(key * 4)}), [call(prediction, origin("champion"))], [])
+        return analyse(PLAN, Mode.AB, [look(settings, NOW)], now_s=NOW).current
+
+    first, second = write_with("first", named), write_with("second", unnamed)
+    third = write_with("third", dataclasses.replace(named, id="r"))
+
+    assert [phase.keys for phase in (first, second, third)] == [1, 1, 2]
+    assert third.exposure[-1].champion == 3  # two for one, and the unnamed one
+    assert "hash keys" in {check.name for check in health_checks(PLAN, third)}
+    assert "hash keys" not in {check.name for check in health_checks(PLAN, second)}
 
 
 def test_new_files_are_taken_in(settings: LogSettings) -> None:
