@@ -219,21 +219,36 @@ def test_a_kill_after_publishing_loses_no_delivery(
     assert tables.run(settings(tmp_path, registry, target)).delivered == ()
 
 
+# Who has put rows into the table waits for whoever holds the lock, with the transaction open.
+_TABLE = "CREATE TABLE amid (LIKE alike)"
+_HELD_UP = """
+CREATE FUNCTION held_up() RETURNS trigger LANGUAGE plpgsql AS
+'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END'
+"""
+_TRIGGER = "CREATE TRIGGER held_up AFTER INSERT ON amid FOR EACH STATEMENT EXECUTE FUNCTION held_up()"
+
+
 @pytest.mark.fault
 def test_a_kill_amid_a_transaction_leaves_nothing(tmp_path: Path, registry: Registry, server: str) -> None:
-    """A driver killed while PostgreSQL takes its rows in: none of them is seen, then all are, once."""
+    """A driver killed when PostgreSQL has all its rows, uncommitted: none of them is seen, then all are, once."""
     target: dict[str, object] = {"sql": server, "sql_table": "amid"}
     tables.write_input(tmp_path / "input", num_files=2, num_rows=30_000, row_group_rows=30_000)
-    tables.run(settings(tmp_path, registry, {}, unit_rows=30_000, batch_rows=30_000, upsert_by=[]))
+    tables.run(settings(tmp_path, registry, target | {"sql_table": "alike"}, unit_rows=30_000, batch_rows=30_000))
+    for statement in (_TABLE, _HELD_UP, _TRIGGER):
+        query(target, statement, commit=True)
     words = [f"{name}={value}" for name, value in target.items()]
     command = [sys.executable, "-m", "tests.batch.driver", str(tmp_path), registry.uri, "any", "0", "model=binary"]
     command += [*words, "unit_rows=30000", "batch_rows=30000", "upsert_by=id"]
-    process = subprocess.Popen(command, cwd=ROOT, env=dict(os.environ))
-    running = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'COPY%' OR query LIKE 'INSERT INTO \"amid\"%'"
-    wait_for(lambda: process.poll() is not None or query(target, running).num_rows > 0, what="rows on their way")
-    process.kill()
-    process.wait(timeout=10)
-    assert process.returncode == -signal.SIGKILL
+    rows_in = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'INSERT INTO \"amid\"%' AND state <> 'idle'"
+    with adbc_driver_postgresql.dbapi.connect(server) as holder, holder.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(1)")
+        cursor.fetchall()
+        process = subprocess.Popen(command, cwd=ROOT, env=dict(os.environ))
+        held_up = f"{rows_in} AND wait_event = 'advisory'"
+        wait_for(lambda: process.poll() is not None or query(target, held_up).num_rows > 0, what="all rows in")
+        process.kill()
+        assert process.wait(timeout=60) == -signal.SIGKILL
+    wait_for(lambda: query(target, rows_in).num_rows == 0, what="the end of the transaction")
     assert len(content(target)) == 0
 
     outcome = tables.run(settings(tmp_path, registry, target, unit_rows=30_000, batch_rows=30_000))

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -583,19 +583,20 @@ def test_what_is_loaded_at_the_first_use_is_not_every_rows(
 ) -> None:
     """A first prediction that takes long does not make the job a long one, which Ray Data would carry."""
     tables.write_input(tmp_path / "input")
-    loading_s = [0.4]
+    loading_s, now_s = [0.4], [0.0]
 
     def slow_at_first(*arguments: object, **named: object) -> object:
-        time.sleep(loading_s.pop() if loading_s else 0.0)
+        now_s[0] += loading_s.pop() if loading_s else 0.001
         return predict(*arguments, **named)  # type: ignore[arg-type]  # as they came
 
     monkeypatch.setattr("batch.preflight.predict", slow_at_first)
+    monkeypatch.setattr("batch.preflight.time", types.SimpleNamespace(perf_counter=lambda: now_s[0]))
 
     estimate = preflight(tables.make_settings(tmp_path, registry)).estimate
 
     assert not loading_s
     assert estimate is not None
-    assert estimate.seconds(num_rows=100, num_tasks=1) < 0.2
+    assert estimate.seconds(num_rows=100, num_tasks=1) == pytest.approx(0.001)
 
 
 def test_a_wrong_setting_is_one_sentence(tmp_path: Path) -> None:
