@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,8 +15,7 @@ import psutil
 import pytest
 
 from tests.batch import tables
-from tests.batch.test_ray import open_files, result, undisturbed, write_config
-from tests.conftest import ROOT, wait_for
+from tests.batch.test_ray import amid_a_unit, result, undisturbed, write_config
 from zaphod import machine
 from zaphod.registry import Registry
 
@@ -47,25 +47,10 @@ def test_a_killed_node_is_done_without(
     tables.write_input(tmp_path / "input", num_files=30, num_rows=2_000)
     sizes = {"unit_rows": 2_000, "batch_rows": 50}
     write_config(tmp_path, registry, **sizes)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "batch", "--config", "batch.yaml"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **one_cpu},
-        stdout=subprocess.DEVNULL,
-    )
-    victims: list[psutil.Process] = []
-
-    def amid_a_unit() -> bool:
-        assert process.poll() is None, "the job ended before a kill"
-        growing = {str(path) for path in (tmp_path / "output/.staging").glob("*/growing/*.part")}
-        if not growing:
-            return False
-        victims[:] = machine.marked_processes(second_node)
-        return any(growing & set(open_files(victim)) for victim in victims)
-
-    wait_for(amid_a_unit, timeout_s=60, what="a unit in work on the second node")
-    for victim in victims:
-        victim.send_signal(signal.SIGKILL)
+    process, _ = amid_a_unit(tmp_path, one_cpu, lambda: machine.marked_processes(second_node))
+    for victim in machine.marked_processes(second_node):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.send_signal(signal.SIGKILL)
     assert process.wait(timeout=150) == 0
 
     (run,) = (tmp_path / "output/runs").iterdir()

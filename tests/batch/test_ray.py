@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -153,21 +155,7 @@ def test_a_killed_worker_is_replaced(tmp_path: Path, registry: Registry, one_cpu
     """`kill -9` of the process that scores a unit: the unit is done again, once in the output."""
     tables.write_input(tmp_path / "input", num_files=20, num_rows=2_000)
     write_config(tmp_path, registry, unit_rows=2_000, batch_rows=50)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "batch", "--config", "batch.yaml"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **one_cpu},
-    )
-    writers: list[psutil.Process] = []
-
-    def writing() -> bool:
-        assert process.poll() is None
-        growing = {str(path) for path in (tmp_path / "output/.staging").glob("*/growing/*.part")}
-        workers = [worker for worker in psutil.process_iter() if growing and worker.name().startswith("ray::")]
-        writers[:] = [worker for worker in workers if growing & set(open_files(worker))]
-        return bool(writers)
-
-    wait_for(writing, what="a unit in flight")
+    process, writers = amid_a_unit(tmp_path, one_cpu, worker_processes)
     writers[0].kill()
     process.wait(timeout=120)
 
@@ -175,6 +163,40 @@ def test_a_killed_worker_is_replaced(tmp_path: Path, registry: Registry, one_cpu
     frame = pd.read_parquet(next((tmp_path / "output/runs").iterdir()) / "predictions")
     assert len(frame) == 40_000
     assert frame["id"].is_unique
+
+
+def worker_processes() -> list[psutil.Process]:
+    """Ray's, of any job."""
+    return [process for process in psutil.process_iter() if machine.name_of(process).startswith("ray::")]
+
+
+def amid_a_unit(
+    home: Path, environ: Mapping[str, str], find: Callable[[], list[psutil.Process]]
+) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
+    """A job of this home that runs, and those of the processes that are writing a unit of it.
+
+    A job that has ended before anybody looked, on a machine that is slow to look, is thrown away and begun again.
+    """
+    writers: list[psutil.Process] = []
+    for _ in range(5):
+        shutil.rmtree(home / "output", ignore_errors=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "batch", "--config", "batch.yaml"],
+            cwd=home,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+            stdout=subprocess.DEVNULL,
+        )
+
+        def writing() -> bool:
+            growing = {str(path) for path in (home / "output/.staging").glob("*/growing/*.part")}
+            writers[:] = [each for each in (find() if growing else ()) if growing & set(open_files(each))]
+            return bool(writers)
+
+        wait_for(lambda: writing() or process.poll() is not None, timeout_s=60, what="a unit in work")  # noqa: B023  # called here
+        if writers:
+            return process, writers
+        assert process.returncode == 0
+    raise AssertionError("five jobs ended before a unit of theirs was seen in work")
 
 
 def open_files(process: psutil.Process) -> list[str]:
