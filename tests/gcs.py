@@ -102,3 +102,4 @@ def running() -> Iterator[_Bucket]:
         yield bucket
     bucket.shutdown()
     thread.join()
+    bucket.server_close()

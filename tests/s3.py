@@ -26,7 +26,10 @@ def running() -> Iterator[None]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
-    with pytest.MonkeyPatch.context() as patch:
+    with contextlib.ExitStack() as stack:
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name, value in {
             "AWS_ACCESS_KEY_ID": "key",
             "AWS_SECRET_ACCESS_KEY": "secret",
@@ -36,10 +39,8 @@ def running() -> Iterator[None]:
         }.items():
             patch.setenv(name, value)
         wait_for(lambda: _answers(url), what="the S3 server")
-        assert httpx.put(f"{url}/registries", headers=_REGION, content=_LOCATION).status_code == 200
+        assert httpx.put(f"{url}/registries", headers=_REGION, content=_LOCATION, timeout=60).status_code == 200
         yield
-    process.kill()
-    process.wait()
 
 
 def _answers(url: str) -> bool:

@@ -47,13 +47,14 @@ def bucket() -> Iterator[str]:
         "AWS_ENDPOINT_URL": url,
         "AWS_ALLOW_HTTP": "true",
     }
-    with pytest.MonkeyPatch.context() as patch:
+    with contextlib.ExitStack() as stack:
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name, value in environ.items():
             patch.setenv(name, value)
         wait_for(functools.partial(created, f"{url}/tables"), what="the S3 server")
         yield "tables"
-    process.kill()
-    process.wait()
 
 
 def created(url: str) -> bool:

@@ -87,6 +87,8 @@ class Shop:
         return subprocess.Popen(
             [str(Path(sys.executable).parent / "zaphod"), *arguments, "--registry", self.registry.uri],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.home,
+            # A watcher that is killed leaves what it joined.
+            env={**os.environ, "TMPDIR": str(self.home)},
         )  # fmt: skip
 
     def run(self, *arguments: str, code: int = 0) -> str:
@@ -242,7 +244,7 @@ def begin(shop: Shop, version: int) -> None:
     shop.run("experiment", "start", f"shop@{version}", "--share", "0.5", "--plan", "plan.yaml", "--why", "test")
 
 
-def finish(watcher: subprocess.Popen[str], *, within_s: float = 60.0) -> str:
+def finish(watcher: subprocess.Popen[str], *, within_s: float = 100.0) -> str:
     """What the watcher said until it ended."""
     said, _ = watcher.communicate(timeout=within_s)
     return said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -98,6 +99,7 @@ def test_a_model_of_mlflow_by_run_and_by_alias(tmp_path: Path, monkeypatch: pyte
     mlflow = pytest.importorskip("mlflow")
     pytest.importorskip("mlflow.sklearn")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # MLflow leaves a copy of what it loads
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     X = models.table(100, seed=1)[["amount", "count"]]
     model = LogisticRegression().fit(X, X["amount"] > 100)
