@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,11 +29,42 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def wait_for(condition: Callable[[], bool], *, timeout_s: float = 30.0, what: str = "the condition") -> None:
-    """Polls until the condition holds. Raises: AssertionError naming what did not come true."""
+    """Polls until the condition holds. Raises: AssertionError naming what did not come true.
+
+    While the machine lets this process stand still, time stands still too.
+    """
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s} s"
+        now = time.monotonic()
+        assert now < deadline, f"{what} did not come true within {timeout_s} s"
         time.sleep(0.05)
+        deadline += max(0.0, time.monotonic() - now - 0.1)
+
+
+class Pulse:
+    """A thread that does nothing else beside what is timed: what takes longer than it is late has waited for something.
+
+    late_s: the longest that it was not let run. A machine that stands still holds both up.
+    """
+
+    def __init__(self) -> None:
+        self.late_s = 0.0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Pulse:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        before = time.monotonic()
+        while not self._stopped.wait(0.01):
+            now = time.monotonic()
+            self.late_s, before = max(self.late_s, now - before), now
 
 
 @dataclass

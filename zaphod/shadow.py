@@ -283,9 +283,9 @@ class Patience:
         self._starved_s = starved_s
         self._began, self._began_starved = time.monotonic(), starved_s()
 
-    def over(self, *, now: float | None = None) -> bool:
-        """now: of the monotonic clock."""
-        waited = (time.monotonic() if now is None else now) - self._began
+    def over(self, *, waited_s: float | None = None) -> bool:
+        """waited_s: since it was made; by the clock where it is None."""
+        waited = time.monotonic() - self._began if waited_s is None else waited_s
         if waited < self._seconds:
             return False
         starved = self._starved_s() - self._began_starved

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,9 +58,10 @@ def run(registry: Registry, running: Experiment | None) -> None:
 
 
 @pytest.fixture
-def recording(tmp_path: Path) -> Recording:
-    """Into `log` below the test's folder, written when flushed."""
+def recording(tmp_path: Path) -> Iterator[Recording]:
+    """Into `log` below the test's folder, written when flushed; a shadow may be slow, as on a busy machine."""
     settings = LogSettings(uri=str(tmp_path / "monitoring"), flush_s=600)
     log = open_log(settings)
     assert log is not None
-    return Recording(log, Arm.ONLINE, settings, ShadowSettings(answer_s=3.0))
+    yield Recording(log, Arm.ONLINE, settings, ShadowSettings(answer_s=30.0))
+    log.close()

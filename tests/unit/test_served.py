@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,13 +78,10 @@ def test_a_promote_and_a_rollback_show_within_two_seconds(registry: Registry) ->
     with serving(registry, interval_s=served_module.WATCH_INTERVAL_S) as served:
         assert answer(served) == pytest.approx(1)
         promote(registry, 2)
-        promoted = time.monotonic()
         wait_for(lambda: answer(served) == pytest.approx(2), timeout_s=2.0, what="the promoted version")
         before = previous_version(registry.journal("m"), alias=CHAMPION)
         promote(registry, before, action="rollback")
         wait_for(lambda: answer(served) == pytest.approx(1), timeout_s=2.0, what="the version before")
-
-    assert time.monotonic() - promoted < 4.0
 
 
 def test_a_pin_stays(registry: Registry) -> None:

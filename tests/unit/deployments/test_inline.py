@@ -72,7 +72,7 @@ class Running:
 
     def talk(self, *pieces: bytes, num_answers: int = 1) -> list[tuple[bytes, dict[bytes, bytes], bytes]]:
         """Sends the pieces one after the other; status line, headers and body of each answer."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             for piece in pieces:
                 read = len(self.reads)
                 connection.sendall(piece)
@@ -112,7 +112,7 @@ def running() -> Iterator[Running]:
             reads.append(len(data))
 
     config = uvicorn.Config(
-        long_way, http=Protocol, lifespan="off", log_config=None, access_log=False, timeout_keep_alive=1
+        long_way, http=Protocol, lifespan="off", log_config=None, access_log=False, timeout_keep_alive=60
     )
     server = uvicorn.Server(config)
     with socket.socket() as listener:
@@ -122,7 +122,7 @@ def running() -> Iterator[Running]:
         wait_for(lambda: server.started)
         yield Running(listener.getsockname()[1], echo, shedding, reads, server, long_way, Protocol)
         server.should_exit = True
-        thread.join(timeout=10)
+        thread.join(timeout=60)
     assert not thread.is_alive()
 
 
@@ -148,7 +148,7 @@ def test_a_request_takes_the_short_way_once_it_is_whole(running: Running, pieces
 
 def test_a_slow_body_is_left_to_the_long_way(running: Running) -> None:
     """Which has time-outs, and knows a client that went away."""
-    with socket.create_connection(("127.0.0.1", running.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", running.port), timeout=60) as connection:
         connection.sendall(post(b"slow")[:-2])
         wait_for(lambda: running.long_way.num_calls == 1)
         connection.sendall(b"ow")
@@ -171,8 +171,8 @@ def test_half_a_request_survives_the_end_of_the_server(running: Running) -> None
     """A replica that stops waits for the rest and answers, where it closes idle connections at once."""
     running.protocol.patience_s = 60.0
     with (
-        socket.create_connection(("127.0.0.1", running.port), timeout=5) as idle,
-        socket.create_connection(("127.0.0.1", running.port), timeout=5) as connection,
+        socket.create_connection(("127.0.0.1", running.port), timeout=60) as idle,
+        socket.create_connection(("127.0.0.1", running.port), timeout=60) as connection,
     ):
         read = len(running.reads)
         connection.sendall(post(b"half")[:-2])
@@ -188,7 +188,7 @@ def test_half_a_request_survives_the_end_of_the_server(running: Running) -> None
 def test_a_client_that_leaves_in_the_middle_is_forgotten(running: Running) -> None:
     """Nobody is answered, and nothing waits."""
     running.protocol.patience_s = 60.0
-    with socket.create_connection(("127.0.0.1", running.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", running.port), timeout=60) as connection:
         connection.sendall(post(b"gone")[:-2])
         wait_for(lambda: len(running.server.server_state.connections) == 1)
     wait_for(lambda: not running.server.server_state.connections)
@@ -231,7 +231,7 @@ def test_pipelined_requests_are_answered_in_order(running: Running) -> None:
 
 def test_connection_is_kept_or_closed_as_asked(running: Running) -> None:
     """`connection: close` is obeyed and said; otherwise the connection takes the next request."""
-    with socket.create_connection(("127.0.0.1", running.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", running.port), timeout=60) as connection:
         file = connection.makefile("rb")
         for _ in range(3):
             connection.sendall(post(b"again"))
@@ -243,10 +243,11 @@ def test_connection_is_kept_or_closed_as_asked(running: Running) -> None:
 
 def test_an_idle_connection_is_ended_in_the_end(running: Running) -> None:
     """After its last answer, whichever way that took, and not while anything is under way."""
+    running.server.config.timeout_keep_alive = 1
     with contextlib.ExitStack() as stack:
         files = []
         for bodies in ([b"short"], [b"long"], [b"short", b"long", b"short"]):
-            connection = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=10))
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=60))
             files.append(connection.makefile("rb"))
             for body in bodies:
                 connection.sendall(post(body))
@@ -276,7 +277,7 @@ def test_requests_beyond_what_the_long_way_may_hold_are_refused(running: Running
     with contextlib.ExitStack() as stack:
 
         def connect() -> socket.socket:
-            return stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=5))
+            return stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=60))
 
         waiting = [connect() for _ in range(3)]
         for number, connection in enumerate(waiting, start=1):

@@ -37,15 +37,19 @@ def test_replicas_follow_the_larger_need(busy: list[float], ongoing: float, want
 
 def test_share_of_time_in_use_is_measured() -> None:
     """A thread that computes is busy, one that waits is not."""
-    idle = Busyness()
-    threading.Event().wait(0.1)
-    assert idle.measure() < 0.5
+    busyness = Busyness()
 
-    busy = Busyness()
-    total = sum(i * i for i in range(3_000_000))
-    assert total
-    # Not 1: what a virtual machine's host takes is counted nowhere.
-    assert busy.measure() > 0.5
+    def idle() -> float:
+        threading.Event().wait(0.1)
+        return busyness.measure()
+
+    def busy() -> float:
+        assert sum(i * i for i in range(3_000_000))
+        return busyness.measure()
+
+    # Of several: a CPU that one has to wait for is busy, and what a virtual machine's host takes is counted nowhere.
+    assert min(idle() for _ in range(5)) < 0.5
+    assert max(busy() for _ in range(3)) > 0.5
 
 
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.5])

@@ -322,7 +322,7 @@ def test_it_is_written_in_time(tmp_path: Path) -> None:
     assert log is not None
     log.put(answered())
 
-    wait_for(lambda: log.counts.written == 2, timeout_s=5, what="a segment")
+    wait_for(lambda: log.counts.written == 2, what="a segment")
 
     assert len(read(tmp_path)) == 2
     log.close()
@@ -372,7 +372,7 @@ def test_a_full_log_that_blocks_loses_nothing(tmp_path: Path) -> None:
     assert caller.is_alive()
 
     storage.back.set()
-    caller.join(timeout=20)
+    caller.join(timeout=60)
     log.close()
 
     assert (log.counts.written, log.counts.dropped) == (16, 0)

@@ -62,7 +62,7 @@ def test_prometheus_reads_every_number() -> None:
     port = machine.free_port()
     server = serve_metrics(PoolCollector(view, model="m"), host="127.0.0.1", port=port)
     try:
-        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read().decode()
     finally:
         server.shutdown()
         server.server_close()

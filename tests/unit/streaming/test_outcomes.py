@@ -37,7 +37,7 @@ def test_an_outage_of_the_storage_doubles_nothing(tmp_path: Path, monkeypatch: p
     assert log is not None
     sent = [f"p-{number}" for number in range(20)]
     produce(queue, *({**OUTCOME, "prediction_id": each} for each in sent[:10]))
-    consumer = OutcomeConsumer(queue, log, lease_s=5.0)
+    consumer = OutcomeConsumer(queue, log, lease_s=60.0)
 
     with monkeypatch.context() as patch:
         patch.setattr(log, "flush", lambda: False)
@@ -60,7 +60,7 @@ def test_what_was_taken_goes_when_it_is_old(tmp_path: Path) -> None:
     queue = SqliteQueue(tmp_path / "topic", num_partitions=1, dedupe_window_s=0.01)
     log = open_outcomes(LogSettings(uri=str(tmp_path / "log")))
     assert log is not None
-    consumer = OutcomeConsumer(queue, log, lease_s=5.0, keep_s=0.05)
+    consumer = OutcomeConsumer(queue, log, lease_s=60.0, keep_s=0.05)
     produce(queue, OUTCOME, OUTCOME)
     consumer.step()
     assert has_first_event(tmp_path / "topic", 0)
@@ -81,10 +81,10 @@ def test_outcomes_are_taken_and_bad_ones_set_aside(tmp_path: Path, *, stop_early
     produce(queue, OUTCOME, {**OUTCOME, "prediction_id": "p-2", "field": "label", "value": "yes"}, b"{", {"value": 1})
 
     def consume(until: int) -> None:
-        consumer = OutcomeConsumer(queue, log, lease_s=5.0)
+        consumer = OutcomeConsumer(queue, log, lease_s=60.0)
         thread = threading.Thread(target=consumer.run, daemon=True)
         thread.start()
-        wait_for(lambda: sum(p.next_offset for p in queue.positions()) == until, timeout_s=10, what="all taken")
+        wait_for(lambda: sum(p.next_offset for p in queue.positions()) == until, what="all taken")
         consumer.stop()
         thread.join()
 

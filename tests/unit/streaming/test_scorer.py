@@ -292,7 +292,7 @@ def test_a_failure_that_passes_is_no_dead_letter(queue: SqliteQueue, small_regis
 
 def test_a_model_swap_is_at_one_offset(queue: SqliteQueue, small_registry: Registry) -> None:
     """Everything before the swap is answered by one version, everything after by the other."""
-    model = ServedModel.open(small_registry, "constant")
+    model = ServedModel.open(small_registry, "constant", interval_s=3600)  # it looks when it is told to
     scorer = scorer_of(queue, small_registry, model=model)
     send(queue, GOOD, GOOD)
     scorer.step()
