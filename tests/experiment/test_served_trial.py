@@ -31,6 +31,9 @@ from zaphod.served import Recording, Scored, ServedModel, Snapshot
 from zaphod.shadow import ShadowSettings, ShadowWorker
 
 ENTITIES = [f"user-{i}" for i in range(200)]
+# A shadow steps aside for whatever else runs on the machine, from its first second on.
+SHADOW_S = 200.0
+lets_go_first = pytest.mark.timeout(3 * SHADOW_S)
 
 
 def rows(snapshot: Snapshot, count: int) -> Columns:
@@ -299,6 +302,7 @@ def worker_of(served: ServedModel) -> ShadowWorker:
     return trial.shadow
 
 
+@lets_go_first
 def test_the_shadow_is_recorded_and_never_answers(registry: Registry, recording: Recording, tmp_path: Path) -> None:
     """The champion answers all; the challenger's answers to the same rows stand beside it in the log."""
     run(registry, experiment(mode=Mode.SHADOW, share=1.0))
@@ -308,7 +312,7 @@ def test_the_shadow_is_recorded_and_never_answers(registry: Registry, recording:
 
     many = snapshot.score(rows(snapshot, 40), entities=ENTITIES[:40])
     one = snapshot.score(rows(snapshot, 1), ids="alone")
-    wait_for(lambda: worker.counts.scored == 41, timeout_s=90, what="the copies are scored")
+    wait_for(lambda: worker.counts.scored == 41, timeout_s=SHADOW_S, what="the copies are scored")
     served.close()
 
     assert values(many) == [1.0] * 40
@@ -326,6 +330,7 @@ def test_the_shadow_is_recorded_and_never_answers(registry: Registry, recording:
     }
 
 
+@lets_go_first
 @pytest.mark.parametrize(("number", "cause"), [(signal.SIGKILL, "crashed"), (signal.SIGSTOP, "hung")])
 def test_a_shadow_that_dies_or_hangs_is_replaced(
     registry: Registry, recording: Recording, tmp_path: Path, number: signal.Signals, cause: str
@@ -343,7 +348,7 @@ def test_a_shadow_that_dies_or_hangs_is_replaced(
         snapshot.score(row)
         return worker.counts.scored > scored
 
-    wait_for(lambda: runs(0), timeout_s=90, what="the shadow runs")
+    wait_for(lambda: runs(0), timeout_s=SHADOW_S, what="the shadow runs")
     assert worker.pid is not None
     before = worker.counts.deaths
 
@@ -357,7 +362,7 @@ def test_a_shadow_that_dies_or_hangs_is_replaced(
             time.sleep(0.002)
 
     scored = worker.counts.scored
-    wait_for(lambda: runs(scored), timeout_s=90, what="the shadow runs again")
+    wait_for(lambda: runs(scored), timeout_s=SHADOW_S, what="the shadow runs again")
     served.close()
 
     failed = [row for row in records(recording, tmp_path) if row["status"] == "failed"]
@@ -366,6 +371,7 @@ def test_a_shadow_that_dies_or_hangs_is_replaced(
     assert slowest - pulse.late_s < 1.0
 
 
+@lets_go_first
 def test_a_shadow_that_eats_memory_is_ended(registry: Registry, recording: Recording) -> None:
     """Its process is ended once it has grown beyond the bound."""
     run(registry, experiment(mode=Mode.SHADOW, share=1.0))
@@ -375,10 +381,11 @@ def test_a_shadow_that_eats_memory_is_ended(registry: Registry, recording: Recor
     worker = worker_of(served)
 
     assert values(snapshot.score(rows(snapshot, 3))) == [1.0] * 3
-    wait_for(lambda: worker.counts.deaths == 1, timeout_s=90, what="the process is ended")
+    wait_for(lambda: worker.counts.deaths == 1, timeout_s=SHADOW_S, what="the process is ended")
     served.close()
 
 
+@lets_go_first
 def test_a_slow_shadow_drops_copies(registry: Registry, recording: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
     """What finds no room is dropped and counted; the champion does not wait."""
     run(registry, experiment(mode=Mode.SHADOW, share=1.0))
@@ -394,7 +401,7 @@ def test_a_slow_shadow_drops_copies(registry: Registry, recording: Recording, mo
         counts = worker.counts
 
     assert (counts.offered, counts.dropped) == (100, 90)
-    wait_for(lambda: worker.counts.scored == 10, timeout_s=90, what="the rest is scored")
+    wait_for(lambda: worker.counts.scored == 10, timeout_s=SHADOW_S, what="the rest is scored")
     served.close()
 
 
