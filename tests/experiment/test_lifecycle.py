@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from tests.conftest import wait_for
@@ -289,7 +290,43 @@ def test_a_watcher_that_is_ended_leaves_nothing_behind(registry: Registry, tmp_p
 
     watching.terminate()
 
-    assert watching.wait(timeout=30) == 143
+    assert watching.wait(timeout=60) == 143
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+QUERYING = """
+import sys
+from zaphod import cli
+from zaphod.experiment.joining import Joined
+
+def refresh(self, experiment):
+    print("querying", flush=True)
+    self._db.execute("SELECT sum(hash(a.range + b.range)) FROM range(1000000) a, range(200) b")
+
+Joined.refresh = refresh
+cli.main(sys.argv[1:])
+"""
+
+
+def test_a_watcher_may_be_ended_amid_a_query(registry: Registry, tmp_path: Path) -> None:
+    """As tidily; it does not take that for a look that failed."""
+    begin(registry)
+    (tmp_path / "temporary").mkdir()
+    command = [
+        sys.executable, "-c", QUERYING, "experiment", "status", "constant", "--auto",
+        "--registry", registry.uri, "--log", str(tmp_path / "log"),
+    ]  # fmt: skip
+    environ = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline() == "querying\n"
+        process = psutil.Process(watching.pid)
+        before_s = process.cpu_times().user
+        wait_for(lambda: process.cpu_times().user > before_s + 0.2, what="the query is under way")
+
+        watching.terminate()
+
+        assert watching.wait(timeout=60) == 143
     assert not list((tmp_path / "temporary").iterdir())
 
 

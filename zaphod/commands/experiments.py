@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,8 @@ app = typer.Typer(no_args_is_help=True, help=__doc__)
 CONFIG = Path("configs/experiment.yaml")
 REPORT = Path("experiment.html")
 DEFAULT_LOG = "var/monitoring"
+# As a shell tells of a process that SIGTERM ended.
+_ENDED = 128 + signal.SIGTERM
 LogOption = Annotated[
     str, typer.Option("--log", envvar="ZAPHOD_LOG", help="where the arms log: their `monitoring.uri`")
 ]
@@ -106,16 +109,34 @@ def status(
     if not auto:
         _show(console, _find(Registry.open(registry), name, identity, log))
         return
+    ended = False
+
+    def end_now(*_: object) -> None:
+        nonlocal ended
+        ended = True
+        sys.exit(_ENDED)
+
+    def pause(seconds: float) -> None:
+        if ended:
+            sys.exit(_ENDED)
+        time.sleep(seconds)
+
     # So that what a service manager ends leaves no files behind: the joined log may be large.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, end_now)
     opened = Registry.open(registry)
     running = opened.state(name).experiment
     if running is None:
         raise ConfigError(f"Cannot watch {name}: no experiment runs. Start one with `zaphod experiment start`.")
-    end = watch(
-        opened, running, log_uri=log, may_promote=may_promote, interval_s=interval_s,
-        on_look=lambda look: _say(console, look),
-    )  # fmt: skip
+    try:
+        end = watch(
+            opened, running, log_uri=log, may_promote=may_promote, interval_s=interval_s,
+            on_look=lambda look: _say(console, look), pause=pause,
+        )  # fmt: skip
+    except RuntimeError:
+        # DuckDB makes one of whatever a signal's handler raises amid a query.
+        if ended:
+            sys.exit(_ENDED)
+        raise
     console.print(f"experiment {running.id}: {end}", highlight=False)
     if end is End.ROLLED_BACK:
         raise typer.Exit(code=2)
