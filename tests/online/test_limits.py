@@ -28,7 +28,7 @@ from zaphod.served import Scored, Snapshot
 
 ARROW = "application/vnd.apache.arrow.stream"
 PARQUET = "application/vnd.apache.parquet"
-LIMITS = Limits(max_body_bytes=100_000, max_rows=50, max_decoded_bytes=1_000_000, predict_timeout_s=0.05)
+LIMITS = Limits(max_body_bytes=100_000, max_rows=50, max_decoded_bytes=1_000_000)
 
 
 @pytest.fixture(scope="module")
@@ -342,7 +342,8 @@ def test_a_slow_model_is_504(registry: Registry, path: str, says: str) -> None:
     """A model that takes too long ends in 504, in the form of the protocol."""
     body = json.dumps(GOOD if "v1" in path else {"instances": [GOOD]}).encode()
 
-    with client(make_app(registry, limits=LIMITS, scoring=Slow(Batcher(max_rows=1_024)))) as http:
+    limits = Limits(predict_timeout_s=0.05)
+    with client(make_app(registry, limits=limits, scoring=Slow(Batcher(max_rows=1_024)))) as http:
         answer = http.post(path, body, content_type="application/json")
 
     assert answer.status_code == 504

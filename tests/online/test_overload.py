@@ -101,7 +101,7 @@ class Crowd:
             writer.write(head.encode() + body)
             try:
                 answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-            except (asyncio.IncompleteReadError, ConnectionResetError):
+            except (asyncio.IncompleteReadError, ConnectionError):
                 self.lost += 1
                 writer.close()
                 reader, writer = await asyncio.open_connection(address.hostname, address.port)
