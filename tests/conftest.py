@@ -31,12 +31,16 @@ ROOT = Path(__file__).resolve().parents[1]
 def wait_for(condition: Callable[[], bool], *, timeout_s: float = 30.0, what: str = "the condition") -> None:
     """Polls until the condition holds. Raises: AssertionError naming what did not come true.
 
-    While the machine lets this process stand still, time stands still too.
+    While the machine lets this process stand still, time stands still too; and a look that took long tells how things
+    were before, so that the last one begins when the time is over.
     """
     deadline = time.monotonic() + timeout_s
-    while not condition():
+    while True:
+        began = time.monotonic()
+        if condition():
+            return
+        assert began < deadline, f"{what} did not come true within {timeout_s} s"
         now = time.monotonic()
-        assert now < deadline, f"{what} did not come true within {timeout_s} s"
         time.sleep(0.05)
         deadline += max(0.0, time.monotonic() - now - 0.1)
 
