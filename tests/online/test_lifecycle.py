@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -105,10 +106,14 @@ def test_a_busy_port_is_one_clear_sentence(tmp_path: Path, registry: Registry) -
 
 def test_running_file_of_a_dead_launcher_is_ignored(tmp_path: Path) -> None:
     """A stale serve.json does not keep anybody from starting."""
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    wait_for(lambda: child.poll() is not None)
+    child = subprocess.Popen(["sleep", "60"])
+    created = psutil.Process(child.pid).create_time()
     (tmp_path / machine.RUN_FILE).write_text(
-        f'{{"pid": {child.pid}, "ray_address": "x", "dashboard": "x", "http": "x"}}'
+        f'{{"pid": {child.pid}, "created": {created}, "ray_address": "x", "dashboard": "x", "http": "x"}}'
     )
+    assert machine.read_run_file(tmp_path) is not None
+
+    child.kill()
+    child.wait()
 
     assert machine.read_run_file(tmp_path) is None
