@@ -22,6 +22,10 @@ from ray.serve.context import _set_global_client
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 _POLL_S = 0.2
+# Of Serve's processes. By itself glibc keeps the more of what was freed the larger requests were, in a heap for each of
+# many threads: a replica grows by a tenth in half an hour of mixed load. Not in configs/ray.env, for batch tasks gain
+# a tenth from buffers that are kept.
+_MEMORY = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": str(128 * 1024)}
 
 
 def start(config: ServeDeploySchema) -> None:
@@ -55,7 +59,8 @@ def main() -> None:
     """Exits with 1, the reason last on standard error, when an application cannot be deployed."""
     address = sys.stdin.readline().strip()
     config = ServeDeploySchema.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text()))
-    ray.init(address, namespace=SERVE_NAMESPACE, runtime_env={"worker_process_setup_hook": "deployments.lean.setup"})
+    environment = {"worker_process_setup_hook": "deployments.lean.setup", "env_vars": _MEMORY}
+    ray.init(address, namespace=SERVE_NAMESPACE, runtime_env=environment)
     start(config)
     while (why := failure()) is None:
         time.sleep(_POLL_S)

@@ -32,6 +32,18 @@ def test_helpers_of_ray_serve_load_neither_pandas_nor_pyarrow(server: Server) ->
         assert not {"pandas", "pyarrow"} & loaded[title], title
 
 
+@pytest.mark.cluster
+@pytest.mark.timeout(240)
+def test_replicas_give_back_what_they_have_freed(server: Server) -> None:
+    """The allocator is told before it starts, for it cannot be told later how many heaps to have."""
+    replicas = [process for process in server.marked() if process.name().startswith("ray::ServeRepli")]
+
+    assert replicas
+    for replica in replicas:
+        environ = replica.environ()
+        assert (environ["MALLOC_ARENA_MAX"], environ["MALLOC_TRIM_THRESHOLD_"]) == ("2", "131072")
+
+
 def test_a_replica_has_pandas_when_it_is_needed() -> None:
     """Without a model that takes DataFrames none of the large libraries is loaded; pyarrow finds pandas later."""
     code = """
