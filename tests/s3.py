@@ -22,6 +22,14 @@ _LOCATION = (
 @contextlib.contextmanager
 def running() -> Iterator[None]:
     """With an empty bucket `registries`; its address and credentials are in the environment."""
+    with server("eu-central-1") as url:
+        assert httpx.put(f"{url}/registries", headers=_REGION, content=_LOCATION, timeout=60).status_code == 200
+        yield
+
+
+@contextlib.contextmanager
+def server(region: str) -> Iterator[str]:
+    """Its address; that and credentials are in the environment, as the cloud's own tools read them."""
     port = machine.free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -33,14 +41,13 @@ def running() -> Iterator[None]:
         for name, value in {
             "AWS_ACCESS_KEY_ID": "key",
             "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_REGION": "eu-central-1",
+            "AWS_REGION": region,
             "AWS_ENDPOINT_URL": url,
             "AWS_ALLOW_HTTP": "true",
         }.items():
             patch.setenv(name, value)
         wait_for(lambda: _answers(url), what="the S3 server")
-        assert httpx.put(f"{url}/registries", headers=_REGION, content=_LOCATION, timeout=60).status_code == 200
-        yield
+        yield url
 
 
 def _answers(url: str) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import functools
 import os
 import signal
 import subprocess
@@ -23,10 +21,9 @@ from batch import retention
 from batch.commit import Staging
 from batch.retention import find_garbage, remove
 from batch.settings import BatchSettings
-from tests import models
+from tests import models, s3
 from tests.batch import tables
-from tests.conftest import ROOT, wait_for
-from zaphod import machine
+from tests.conftest import ROOT
 from zaphod.lookup import PublishedPredictions
 from zaphod.registry import Registry
 
@@ -35,33 +32,10 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """An empty bucket; address and credentials are in the environment, as the cloud's own tools read them."""
-    port = machine.free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    environ = {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": url,
-        "AWS_ALLOW_HTTP": "true",
-    }
-    with contextlib.ExitStack() as stack:
-        stack.callback(process.wait)
-        stack.callback(process.kill)
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        for name, value in environ.items():
-            patch.setenv(name, value)
-        wait_for(functools.partial(created, f"{url}/tables"), what="the S3 server")
+    """An empty bucket; address and credentials are in the environment."""
+    with s3.server("us-east-1") as url:
+        assert httpx.put(f"{url}/tables", timeout=60).status_code == 200
         yield "tables"
-
-
-def created(url: str) -> bool:
-    """The bucket is there."""
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.put(url).status_code == 200
-    return False
 
 
 def object_store() -> pafs.FileSystem:

@@ -8,6 +8,7 @@ from typing import Literal
 from zaphod.experiment.plan import MismatchPlan, Plan
 from zaphod.experiment.results import Mismatch, PhaseResult
 from zaphod.experiment.samples import Coverage
+from zaphod.monitoring.settings import KEY_VARIABLE
 
 _COVERAGE_P = 0.001
 _MANY_LATE = 0.05
@@ -33,7 +34,7 @@ def health_checks(plan: Plan, phase: PhaseResult) -> tuple[HealthCheck, ...]:
     if phase.keys > 1:
         detail = (
             f"the log was written with {phase.keys} keys: where entities are hashed, one of them counts as several. "
-            "Give every writer the same ZAPHOD_LOG_KEY, and start the experiment anew"
+            f"Give every writer the same {KEY_VARIABLE}, and start the experiment anew"
         )
         checks.append(HealthCheck("hash keys", "waiting", "several", detail))
     if phase.unusable or phase.outcomes.unusable:

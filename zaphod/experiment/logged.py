@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zaphod.monitoring.encode import FEATURE, OUTPUT
+from zaphod.monitoring.policy import KEY_METADATA
 
 # Together, of however many files: each table costs the join a pass over all that is there.
 _BATCH_ROWS = 1_048_576
@@ -83,7 +84,7 @@ def _tables(
     for path in paths:
         file = pq.ParquetFile(path)
         columns = sources(file.schema_arrow.names)
-        key = (file.schema_arrow.metadata or {}).get(b"zaphod.key")
+        key = (file.schema_arrow.metadata or {}).get(KEY_METADATA.encode())
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(dict.fromkeys(columns.values()))):
             waiting.append(_ours(batch, schema, columns, key=key))
             rows += batch.num_rows

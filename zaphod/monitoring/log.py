@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from zaphod.monitoring.encode import RecordEncoder
-from zaphod.monitoring.policy import open_hasher
+from zaphod.monitoring.policy import KEY_METADATA, open_hasher
 from zaphod.monitoring.record import Call, Single, Singles
 from zaphod.monitoring.segments import SegmentWriter
 from zaphod.monitoring.settings import LogSettings
@@ -29,5 +29,5 @@ def open_log(
     key = settings.hash_key
     hasher = open_hasher(storage, None if key is None else key.get_secret_value(), environ)
     encoder = RecordEncoder(hasher, entity=settings.entity, features=settings.features)
-    metadata = {"zaphod.format": "1", "zaphod.key": hasher.key_id}
+    metadata = {"zaphod.format": "1", KEY_METADATA: hasher.key_id}
     return SegmentWriter(storage, encoder, settings, metadata=metadata, waits=waits)

@@ -15,6 +15,8 @@ from zaphod.schema import Field, LogPolicy
 from zaphod.storage import Storage
 
 KEY_FILE = "key"
+KEY_METADATA = "zaphod.key"
+"""In a file of the log: names the key of its hashes."""
 _HASH_BYTES = 16
 _MAX_KEPT = 50_000
 
