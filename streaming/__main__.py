@@ -79,17 +79,19 @@ def produce(
 ) -> None:
     """Appends events to the stream."""
     from streaming import producer
+    from streaming.display import tell_risks
 
-    settings = read_settings(config)
+    settings, console = read_settings(config), Console(stderr=True)
     if events is not None and topic == "outcomes":
         raise ConfigError("Cannot send a table of outcomes to their topic. Use `zaphod experiment import`.")
     queue = open_queue(queue_of(settings, topic))
+    tell_risks(queue, console)
     if events is None:
         source = producer.from_lines(sys.stdin.buffer, id_column=id_column, key_column=key_column)
     else:
         source = producer.from_parquet(events, _schema(settings), id_column=id_column, key_column=key_column)
     sent = producer.feed(queue, source, rate=rate, limit=limit)
-    Console(stderr=True).print(f"sent {sent} events")
+    console.print(f"sent {sent} events")
 
 
 @app.command()

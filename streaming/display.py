@@ -8,11 +8,18 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from streaming.queues.base import Queue
 from streaming.stats import NOTHING, Counts
 from streaming.view import PoolView
 
 _LINE_EVERY_S = 5.0
 _TABLE_EVERY_S = 0.5
+
+
+def tell_risks(queue: Queue, console: Console) -> None:
+    """Before anything is trusted to it."""
+    for risk in queue.risks:
+        console.print(f"warning: {risk}", style="yellow", soft_wrap=True, highlight=False, markup=False)
 
 
 class LineDisplay:

@@ -189,7 +189,7 @@ class Scorer:
     def _lose(self, partition: int) -> None:
         self.stats.num_fenced += 1
         self._suspects.pop(partition, None)
-        _log.warning("lost partition to another owner; nothing of the last batch was written", extra={"p": partition})
+        _log.warning("lost the lease of a partition; nothing of the last batch was written", extra={"p": partition})
 
     def _score(self, batches: Sequence[MicroBatch], snapshot: Snapshot) -> list[Answers]:
         """One for each micro-batch."""

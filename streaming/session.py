@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from streaming.cluster import joined
-from streaming.display import LineDisplay, LiveDisplay
+from streaming.display import LineDisplay, LiveDisplay, tell_risks
 from streaming.metrics import PoolCollector, serve_metrics
 from streaming.patience import patiently
 from streaming.queues.base import Delivered, Queue
@@ -51,6 +51,7 @@ def run_pool(settings: StreamingSettings, *, place: RayPlace) -> None:
         stopping=stopping, first_s=settings.scoring.backoff_s, longest_s=settings.scoring.max_backoff_s,
         tell=lambda _: None,
     )  # fmt: skip
+    tell_risks(queue, console)
     with contextlib.closing(queue), joined(place) as where:
         _stop_on_signals(stopping)  # again: Ray puts its own in their place
         supervisor = Supervisor(settings, queue, stopping=stopping)
@@ -99,6 +100,7 @@ def run_demo(settings: StreamingSettings, feed: Feed, *, place: RayPlace) -> Non
     console = Console()
     _check_model(settings)
     with contextlib.closing(open_queue(settings.queue)) as queue, joined(place) as where:
+        tell_risks(queue, console)
         console.print(f"starting the scorers on {where}")
         with _Background(settings) as pool:
             console.print(f"{settings.pool.min_scorers} scorers consume {queue.num_partitions} partitions")

@@ -247,9 +247,13 @@ class Consumer(Protocol):
 
 
 class Queue(Protocol):
-    """A stream on some broker. Cheap to open; each process opens its own."""
+    """A stream on some broker. Cheap to open; each process opens its own.
+
+    risks: what the broker may lose by its configuration, one sentence each.
+    """
 
     guarantee: Guarantee
+    risks: Sequence[str]
     spans_nodes: bool
     num_partitions: int
 

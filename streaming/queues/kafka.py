@@ -74,6 +74,7 @@ class KafkaQueue:
     """A stream on a Kafka cluster. Not thread-safe."""
 
     guarantee = Guarantee.EXACTLY_ONCE
+    risks: Sequence[str] = ()
     spans_nodes = True
 
     def __init__(

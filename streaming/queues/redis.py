@@ -17,14 +17,17 @@ writes outputs before it moves the offset, and skips outputs that are there, so 
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import redis
 import redis.exceptions
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from streaming.queues.base import (
     NO_HEADERS,
@@ -53,6 +56,8 @@ _READ_AHEAD = 250
 _FIELDS = 6
 # A wake-up that falls between two waits is noticed after this time.
 _LONGEST_WAIT_S = 0.2
+# Another one each time a server starts.
+_RUN_ID = re.compile(rb"run_id:(\w+)")
 
 _NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
 
@@ -85,7 +90,7 @@ _ACQUIRE = (
     + """
 local s = redis.call('HMGET', KEYS[1], 'owner', 'expires', 'next', 'tried', 'attempts')
 local owner = s[1] or ''
-if owner ~= '' and tonumber(s[2] or '0') >= now and ARGV[3] ~= '1' then return false end
+if owner ~= '' and owner ~= ARGV[1] and tonumber(s[2] or '0') >= now and ARGV[3] ~= '1' then return false end
 local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 local next = s[3] or '0'
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'expires', now + ARGV[2], 'next', next)
@@ -232,6 +237,7 @@ class RedisQueue:
         with _translated():
             _check_server(self._client)
             _check_partitions(self._client, name, num_partitions)
+            self.risks: Sequence[str] = _risks(self._client)
         self._produce = self._client.register_script(_PRODUCE)
         self._replay = self._client.register_script(_REPLAY)
         self._trim = self._client.register_script(_TRIM)
@@ -361,13 +367,20 @@ class RedisQueue:
 
 
 class RedisConsumer:
-    """Made by `RedisQueue.consumer`; connections of its own."""
+    """Made by `RedisQueue.consumer`; connections of its own.
+
+    A server that was started again may have lost the newest of what it had acknowledged: other events may stand at the
+    offsets of those that were polled, and an epoch may be given out twice. So nothing that was taken from one server is
+    committed to another: each connection is asked which it leads to.
+    """
 
     def __init__(self, url: str, *, name: str, owner: str, lease_s: float) -> None:
         self._name = name
         self._owner = owner
         self._lease_ms = max(1, int(lease_s * 1000))
-        self._client = _connect(url)
+        self._server: bytes | None = None
+        self._restarted = False
+        self._client = _connect(url, greet=self._greet)
         self._renewer = _connect(url)
         self._acquire = self._client.register_script(_ACQUIRE)
         self._release = self._client.register_script(_RELEASE)
@@ -413,6 +426,8 @@ class RedisConsumer:
         self._woken.clear()
         while True:
             self._drop_lost()
+            if self._restarted:
+                self._take_again()
             left_s = deadline - time.monotonic()
             wait_ms = max(0, int(min(left_s, _LONGEST_WAIT_S) * 1000))
             if self._held:
@@ -461,9 +476,8 @@ class RedisConsumer:
         return [each.batch.partition in done for each in commits]
 
     def note_attempt(self, batch: MicroBatch, *, attempts: int) -> None:
-        held = self._held.get(batch.partition)
         noted = 0
-        if held is not None and held.epoch == batch.epoch:
+        if self._holds(batch):
             with _translated():
                 key = self._key(batch.partition, "state")
                 noted = int(self._note(keys=[key], args=[batch.epoch, batch.first, attempts]))
@@ -484,7 +498,25 @@ class RedisConsumer:
 
     def _holds(self, batch: MicroBatch) -> bool:
         held = self._held.get(batch.partition)
-        return held is not None and held.epoch == batch.epoch
+        return held is not None and held.epoch == batch.epoch and not self._restarted
+
+    def _greet(self, connection: Any) -> None:
+        """Of each connection before its first command, which is not sent to another server than the leases are from."""
+        connection.on_connect()
+        connection.send_command("INFO", "server")
+        found = _RUN_ID.search(connection.read_response())
+        server = found.group(1) if found else None
+        before, self._server = self._server, server
+        if self._held and server != before:
+            self._restarted = True
+            raise redis.exceptions.ConnectionError("it has been started again, or is another one")
+
+    def _take_again(self) -> None:
+        """The leases, by what the server knows now; without those that another has meanwhile."""
+        for partition in list(self._held):
+            if self.acquire(partition) is None:
+                self._forget(partition)
+        self._restarted = False
 
     def _read(self, max_events: int, *, wait_ms: int) -> MicroBatch | None:
         """What waits in the partition whose turn it is. One round trip asks all; what the others have is kept."""
@@ -532,9 +564,13 @@ class _Held:
         self.waiting: list[tuple[bytes, dict[bytes, bytes]]] = []
 
 
-def _connect(url: str) -> Any:  # redis-py types an answer as every form it can have
+def _connect(url: str, *, greet: Callable[[Any], None] | None = None) -> Any:  # redis-py types an answer as every form
+    """greet: called with each new connection in place of its `on_connect`."""
     # No retry inside the client: a commit whose answer was lost is the scorer's to repeat, and the script's to skip.
-    return redis.Redis.from_url(url, socket_timeout=_SOCKET_TIMEOUT_S, socket_connect_timeout=_SOCKET_TIMEOUT_S)
+    return redis.Redis.from_url(
+        url, socket_timeout=_SOCKET_TIMEOUT_S, socket_connect_timeout=_SOCKET_TIMEOUT_S,
+        retry=Retry(NoBackoff(), retries=0), redis_connect_func=greet,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -558,6 +594,25 @@ def _check_server(client: Any) -> None:
             f"Cannot use the Redis server: when memory is short it may evict keys (maxmemory-policy {policy}), and "
             "events would be lost. Set maxmemory-policy noeviction."
         )
+
+
+def _risks(client: Any) -> list[str]:
+    """As far as the server tells."""
+    if not int(client.info("persistence").get("aof_enabled", 1)):
+        return [
+            "The Redis server keeps events in memory alone (appendonly no) and loses them with its end. "
+            "Set appendonly yes and appendfsync always."
+        ]
+    try:
+        fsync = client.config_get("appendfsync").get("appendfsync")
+    except redis.exceptions.ResponseError:  # not everybody may ask
+        return []
+    if fsync == "everysec":
+        return [
+            "While its disk is busy, the Redis server acknowledges before it writes (appendfsync everysec): killed "
+            "then, it loses up to two seconds. Set appendfsync always; or no, where only the loss of power may cost."
+        ]
+    return []
 
 
 def _check_partitions(client: Any, name: str, num_partitions: int) -> None:

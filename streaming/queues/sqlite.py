@@ -121,6 +121,7 @@ class SqliteQueue:
     """A stream in a folder of this machine's disk (not of a network file system: SQLite's locks fail there)."""
 
     guarantee = Guarantee.EXACTLY_ONCE
+    risks: Sequence[str] = ()
     spans_nodes = False
 
     def __init__(

@@ -36,7 +36,7 @@ class RedisServer:
         binary = shutil.which("redis-server") or str(get_binary_path())
         command = [
             binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
-            "--appendonly", "yes", "--appendfsync", "everysec",
+            "--appendonly", "yes", "--appendfsync", "no",  # written before it is acknowledged
         ]  # fmt: skip
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
