@@ -32,9 +32,9 @@ class OutcomeConsumer:
         self._log = log
         self._consumer: Consumer = queue.consumer(f"outcomes-{os.getpid()}-{os.urandom(4).hex()}", lease_s=lease_s)
         self._loop = Loop(self._consumer, lease_s=lease_s, first_s=0.05, longest_s=5.0)
-        # Per partition, of this lease: up to where the log has the outcomes, in a file or waiting for its storage. What
-        # could not be committed comes again, and must not be handed over again.
-        self._handed: dict[int, int] = {}
+        # Per partition, the epoch of its lease, and up to where the log has the outcomes, in a file or waiting for its
+        # storage. What could not be committed comes again, and must not be handed over again.
+        self._handed: dict[int, tuple[int, int]] = {}
         self.num_taken = 0
 
     def stop(self) -> None:
@@ -52,7 +52,9 @@ class OutcomeConsumer:
         batch = self._consumer.poll(max_events=_MAX_EVENTS, wait_s=_ACQUIRE_EVERY_S)
         if batch is None:
             return 0
-        handed = self._handed.get(batch.partition, 0)
+        epoch, handed = self._handed.get(batch.partition, (batch.epoch, 0))
+        if epoch != batch.epoch:
+            handed = 0
         outcomes: list[Outcome] = []
         letters: list[DeadLetter] = []
         for event in batch.events:
@@ -65,7 +67,7 @@ class OutcomeConsumer:
                     outcomes.append(outcome)
         if outcomes:
             self._log.put(Outcomes(outcomes, time.time()))
-            self._handed[batch.partition] = batch.next_offset
+            self._handed[batch.partition] = (batch.epoch, batch.next_offset)
         if (outcomes or batch.first < handed) and not self._log.flush():
             raise QueueUnavailableError("Cannot take outcomes: the log's storage cannot be reached.")
         return self._commit(batch, letters)
@@ -80,8 +82,7 @@ class OutcomeConsumer:
 
     def _acquire(self) -> None:
         for partition in set(range(self._queue.num_partitions)) - self._consumer.partitions:
-            if self._consumer.acquire(partition) is not None:
-                self._handed.pop(partition, None)
+            self._consumer.acquire(partition)
 
 
 def open_consumer(settings: StreamingSettings) -> OutcomeConsumer:

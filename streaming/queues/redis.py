@@ -84,16 +84,16 @@ end
 return added
 """
 
-# KEYS: state; ARGV: owner, time to live in ms, 1 to steal.
+# KEYS: state; ARGV: owner, time to live in ms, 1 to steal, an epoch that is over.
 _ACQUIRE = (
     _NOW
     + """
-local s = redis.call('HMGET', KEYS[1], 'owner', 'expires', 'next', 'tried', 'attempts')
+local s = redis.call('HMGET', KEYS[1], 'owner', 'expires', 'next', 'tried', 'attempts', 'epoch')
 local owner = s[1] or ''
 if owner ~= '' and owner ~= ARGV[1] and tonumber(s[2] or '0') >= now and ARGV[3] ~= '1' then return false end
-local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+local epoch = math.max(tonumber(s[6] or '0'), tonumber(ARGV[4])) + 1
 local next = s[3] or '0'
-redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'expires', now + ARGV[2], 'next', next)
+redis.call('HSET', KEYS[1], 'epoch', epoch, 'owner', ARGV[1], 'expires', now + ARGV[2], 'next', next)
 local attempts = '0'
 if s[4] == next then attempts = s[5] or '0' end
 return {epoch, tonumber(next), owner == '' and 1 or 0, tonumber(attempts)}
@@ -396,9 +396,11 @@ class RedisConsumer:
         return frozenset(self._held)
 
     def acquire(self, partition: int, *, steal: bool = False) -> Lease | None:
+        # A server that forgot epochs must not give one out again.
+        over = self._held[partition].epoch if partition in self._held else 0
         with _translated():
             taken = self._acquire(
-                keys=[self._key(partition, "state")], args=[self._owner, self._lease_ms, 1 if steal else 0]
+                keys=[self._key(partition, "state")], args=[self._owner, self._lease_ms, 1 if steal else 0, over]
             )
         if taken is None:
             return None

@@ -9,16 +9,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import redis
 from rich.console import Console
 
 from streaming.display import tell_risks
+from streaming.outcomes import OutcomeConsumer
 from streaming.queues.base import Commit, Consumer, Cursor, MicroBatch, NewEvent, Output
 from streaming.queues.redis import RedisQueue
+from tests.conftest import wait_for
 from tests.streaming.conftest import RedisServer
 from zaphod import machine
 from zaphod.errors import ConfigError, FencedError, QueueUnavailableError
+from zaphod.monitoring.outcomes import open_outcomes
+from zaphod.monitoring.settings import LogSettings
 
 KEY = "k"
 LEASE_S = 30.0
@@ -102,6 +107,32 @@ def test_answers_to_lost_events_do_not_take_the_place_of_others(
     assert consumer.commit_all([Commit(again, answers(again), [])]) == [True]
     assert outputs(queue) == ["new0", "new1", "new2"]
     consumer.close()
+
+
+def test_outcomes_in_the_place_of_lost_ones_are_taken(server: RedisServer, queue: RedisQueue, tmp_path: Path) -> None:
+    """Under a lease that the server has forgotten, too."""
+    log = open_outcomes(LogSettings(uri=str(tmp_path / "log")))
+    assert log is not None
+    kept = Path(shutil.copytree(server.folder, tmp_path / "kept"))
+    consumer = OutcomeConsumer(queue, log, lease_s=LEASE_S)
+
+    def tell(name: str) -> None:
+        value = b'{"prediction_id": "%s", "value": 1}' % name.encode()
+        queue.produce([NewEvent(value=value, id=name, key=KEY, created=time.time())])
+
+    def taken() -> bool:
+        with contextlib.suppress(QueueUnavailableError):
+            return consumer.step() == 1
+        return False
+
+    tell("lost")
+    wait_for(taken, what="the first")
+    come_back_without(server, kept)
+    tell("new")
+    wait_for(taken, what="the second")
+    log.close()
+    found = pq.read_table(tmp_path / "log" / "outcomes").column("prediction_id").to_pylist()
+    assert sorted(found) == ["lost", "new"]
 
 
 def test_a_lease_of_another_is_not_taken_again(server: RedisServer, queue: RedisQueue, tmp_path: Path) -> None:
