@@ -95,6 +95,7 @@ def data(rows: int) -> Path:
     num_files = max(10, rows // 500_000)
     if not (folder / f"part-{num_files - 1:04d}.parquet").exists():
         transactions.write(folder, num_rows=rows, num_files=num_files)
+        os.sync()  # or the first that runs waits for the disk
     return folder
 
 
