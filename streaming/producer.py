@@ -28,7 +28,7 @@ _MAX_CHUNK = 500
 _ROWS_READ = 5_000
 _ROWS_AT_ONCE = 50
 # At high rates a call for every event or two would keep a processor busy that somebody else needs.
-_CHUNK_EVERY_S = 0.0005
+_CHUNK_EVERY_S = 0.00025
 
 
 def from_parquet(path: Path, schema: Schema, *, id_column: str | None, key_column: str | None) -> Iterator[NewEvent]:
