@@ -1,17 +1,19 @@
 """What a challenger in the shadow takes from the champion: the same replica with and without it, by turns in one run.
 
-    python benchmarks/bench_shadow.py [--rounds 60]
+    python benchmarks/bench_shadow.py [--rounds 60] [--apart]
 
 Measured: a replica's ASGI application under uvicorn, one row a request, 12 fields, gradient boosting, the prediction
 log on; an open loop of requests at half of what the replica without a shadow can answer, from a client in another
-process; the 99th percentile of the time from a request's due moment to its answer. The challenger is a second version
-of the same size that scores a copy of every request in its own process. Two replicas live at the same time and take
-turns of a second; the figure is the median over the turns of p99 with over p99 without, and the interval in which 90 %
-of such medians lie when the turns are drawn again. What the challenger scored and dropped is told too, for one that
-scores nothing costs nothing.
+process; the time from a request's due moment to its answer. The challenger is a second version of the same size that
+scores a copy of every request in its own process. Two replicas live at the same time and take turns of a second; the
+figures are the medians over the turns of the 90th and 99th percentile with over that without, and the intervals in
+which 90 % of such medians lie when the turns are drawn again. What the challenger scored and dropped is told too, for
+one that scores nothing costs nothing.
+With `--apart` the last core is the client's, as if it were on another machine, and the replicas with their challenger
+have the others. Without, on a machine with few cores, all share them, and a second of requests says as much about the
+scheduler as about the shadow.
 
-Not measured: Ray and HAProxy in front of the replica. On a machine with few cores, client, champion and challenger
-share them; the challenger's process scores when nothing else wants one.
+Not measured: Ray and HAProxy in front of the replica.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ import json
 import multiprocessing
 import os
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -45,6 +47,7 @@ from zaphod.registry import CHAMPION, Registry  # noqa: E402
 
 PLAN = Plan(metrics=(MetricPlan(name="right answers", measure="correct"),))
 SECONDS = 1.0
+QUANTILES = (0.9, 0.99)
 # In which the challenger scores what waits.
 PAUSE_S = 0.4
 
@@ -94,19 +97,36 @@ def copies(port: int) -> dict[str, int]:
     return {state: int(number) for state, number in found}
 
 
+def told(ratios: NDArray[np.float64]) -> dict[str, str]:
+    """ratios: shape (turns, quantiles)."""
+    drawn = np.random.default_rng(1).choice(len(ratios), (2_000, len(ratios)))
+    low, high = np.quantile(np.median(ratios[drawn], axis=1), (0.05, 0.95), axis=0) - 1
+    middle = np.median(ratios, axis=0) - 1
+    return {
+        f"p{100 * quantile:.0f}": f"{middle[i]:+.1%} ({low[i]:+.1%} to {high[i]:+.1%})"
+        for i, quantile in enumerate(QUANTILES)
+    }
+
+
 def main() -> None:
     """Prints each turn and the medians."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=60)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--apart", action="store_true", help="the client has a core of its own")
+    arguments = parser.parse_args()
+    rounds, cores = arguments.rounds, sorted(os.sched_getaffinity(0))
+    theirs, ours = (cores[-1:], cores[:-1]) if arguments.apart else (cores, cores)
     serve = str(ROOT / "benchmarks/bench_prediction_log.py")
-    with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("spawn").Pool(1) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as name, spawn.Pool(1, os.sched_setaffinity, (0, theirs)) as pool:
         servers: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
         for side in ("without", "shadow"):
             port = machine.free_port()
             registry = make_registry(Path(name) / side, shadow=side == "shadow")
             command = [sys.executable, serve, "--serve", registry, str(Path(name) / f"log-{side}"), str(port)]
             servers[side] = (subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}), port)
+            # Before it has threads and a child, which inherit it.
+            os.sched_setaffinity(servers[side][0].pid, ours)
         try:
             for _, port in servers.values():
                 wait_port(port)
@@ -114,19 +134,17 @@ def main() -> None:
             most = pool.apply(load, (servers["without"][1], 3.0)) / 3.0
             ratios = []
             for turn in range(rounds):
-                p99 = {}
+                ms = {}
                 for side in ("without", "shadow") if turn % 2 else ("shadow", "without"):
                     taken = pool.apply(paced, (servers[side][1], most / 2, SECONDS))
-                    p99[side] = float(np.quantile(taken, 0.99)) * 1000
+                    ms[side] = np.quantile(taken, QUANTILES) * 1000
                     time.sleep(PAUSE_S)
-                ratios.append(p99["shadow"] / p99["without"])
+                ratios.append(ms["shadow"] / ms["without"])
                 print(
-                    f"{most / 2:,.0f}/s: p99 {p99['without']:.2f} ms without, {p99['shadow']:.2f} ms with", flush=True
+                    f"{most / 2:,.0f}/s: p99 {ms['without'][-1]:.2f} ms without, {ms['shadow'][-1]:.2f} ms with",
+                    flush=True,
                 )
-            drawn = np.random.default_rng(1).choice(ratios, (2_000, len(ratios)))
-            low, high = np.quantile(np.median(drawn, axis=1), (0.05, 0.95)) - 1
-            p99 = f"{statistics.median(ratios) - 1:+.1%} ({low:+.1%} to {high:+.1%})"
-            print(json.dumps({"p99": p99} | copies(servers["shadow"][1])))
+            print(json.dumps(told(np.array(ratios)) | copies(servers["shadow"][1])))
         finally:
             for process, _ in servers.values():
                 process.terminate()
