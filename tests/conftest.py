@@ -122,21 +122,34 @@ def start_server(
         home=home, url=f"http://127.0.0.1:{port}", grpc=f"127.0.0.1:{grpc_port}", process=process, log=log,
         dashboard=f"http://127.0.0.1:{dashboard_port}",
     )  # fmt: skip
-    wait_for(
-        lambda: process.poll() is not None or "Ctrl-C stops" in log.read_text(errors="replace"),
-        timeout_s=110,
-        what="ready",
-    )
-    assert process.poll() is None, log.read_text(errors="replace")
+    try:
+        wait_for(
+            lambda: process.poll() is not None or "Ctrl-C stops" in log.read_text(errors="replace"),
+            timeout_s=110,
+            what="ready",
+        )
+        assert process.poll() is None, log.read_text(errors="replace")
+    except BaseException:
+        kill_server(server)
+        raise
     return server
 
 
 def end_server(server: Server) -> None:
-    """SIGTERM. Raises: AssertionError when a process is left, after ending it."""
+    """SIGTERM. Raises: AssertionError when a process is left, TimeoutExpired when it does not end, after ending it."""
     server.send(signal.SIGTERM)
-    code = server.process.wait(timeout=60)
-    left = machine.end_marked(server.home / "var" / "run")
+    try:
+        code = server.process.wait(timeout=60)
+    finally:
+        left = kill_server(server)
     assert (code, left) == (0, []), server.log.read_text(errors="replace")
+
+
+def kill_server(server: Server) -> list[str]:
+    """`kill -9`, and what it leaves: told what that was."""
+    server.process.kill()
+    server.process.wait()
+    return machine.end_marked(server.home / "var" / "run")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

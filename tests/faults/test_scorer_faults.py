@@ -259,6 +259,8 @@ def test_the_verifier_sees_a_missing_fence(broker: Broker, registry: Registry, t
             if crew.until(lambda: zombie.frozen, timeout_s=2.0):
                 break
         assert zombie.frozen
+        # Leases run out one after the other: who took over some alone would freeze with them.
+        assert crew.until(lambda: all(position.expired for position in crew.positions), timeout_s=20)
         crew.num_workers = 2
         assert crew.until(lambda: len(crew.members) == 2, timeout_s=20)
         (successor,) = (member for member in crew.members.values() if member is not zombie)
