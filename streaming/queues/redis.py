@@ -235,9 +235,10 @@ class RedisQueue:
         # What ended the last wait: after which places, and the rows.
         self._waited: tuple[dict[str, str], Any] | None = None
         with _translated():
-            _check_server(self._client)
+            info = self._client.info()
+            _check_server(info)
             _check_partitions(self._client, name, num_partitions)
-            self.risks: Sequence[str] = _risks(self._client)
+            self.risks: Sequence[str] = _risks(info, self._client)
         self._produce = self._client.register_script(_PRODUCE)
         self._replay = self._client.register_script(_REPLAY)
         self._trim = self._client.register_script(_TRIM)
@@ -566,8 +567,9 @@ class _Held:
         self.waiting: list[tuple[bytes, dict[bytes, bytes]]] = []
 
 
-def _connect(url: str, *, greet: Callable[[Any], None] | None = None) -> Any:  # redis-py types an answer as every form
+def _connect(url: str, *, greet: Callable[[Any], None] | None = None) -> Any:
     """greet: called with each new connection in place of its `on_connect`."""
+    # Any, for redis-py types an answer as every form it can have.
     # No retry inside the client: a commit whose answer was lost is the scorer's to repeat, and the script's to skip.
     return redis.Redis.from_url(
         url, socket_timeout=_SOCKET_TIMEOUT_S, socket_connect_timeout=_SOCKET_TIMEOUT_S,
@@ -585,8 +587,7 @@ def _translated() -> Iterator[None]:
         raise QueueUnavailableError(f"Cannot use the Redis server: {error}. It is tried again.") from error
 
 
-def _check_server(client: Any) -> None:
-    info = client.info()
+def _check_server(info: Mapping[str, Any]) -> None:
     version = str(info.get("redis_version", "0"))
     if int(version.split(".")[0]) < 7:
         raise ConfigError(f"Expected a Redis server of version 7.0 or later, got {version}")
@@ -598,9 +599,9 @@ def _check_server(client: Any) -> None:
         )
 
 
-def _risks(client: Any) -> list[str]:
+def _risks(info: Mapping[str, Any], client: Any) -> list[str]:
     """As far as the server tells."""
-    if not int(client.info("persistence").get("aof_enabled", 1)):
+    if not int(info.get("aof_enabled", 1)):
         return [
             "The Redis server keeps events in memory alone (appendonly no) and loses them with its end. "
             "Set appendonly yes and appendfsync always."
