@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gc
 import multiprocessing
 import os
 import statistics
@@ -159,6 +160,7 @@ class OpenLoop:
                 time.sleep(0.1)
                 assert pool.poll() is None, (self.home / "pool.log").read_text()
             reader = Reader(queue, cursors=queue.output_ends())
+            gc.freeze()  # as `python -m streaming consume` does
             producer = subprocess.Popen(
                 [*command, "produce", "--config", str(self.config), "--events", str(self.home / "events"),
                  "--limit", str(limit), *(() if rate is None else ("--rate", str(rate)))],

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -18,6 +19,7 @@ from streaming import events
 from streaming.queues.base import NewEvent, Queue
 from zaphod.columns import clip
 from zaphod.errors import InvalidInputError
+from zaphod.outputs import maker
 from zaphod.schema import Schema
 
 _T = TypeVar("_T")
@@ -57,7 +59,7 @@ def from_lines(file: BinaryIO, *, id_column: str | None = None, key_column: str 
         if not value:
             continue
         cloud = events.cloud_names(value)
-        identifier = _new_id() if cloud is None else cloud.id
+        (identifier,) = _new_ids(1) if cloud is None else (cloud.id,)
         key = None if cloud is None else cloud.partitionkey
         if id_column or key_column:
             row, place = _fields(value if cloud is None else cloud.data), f"line {number}"
@@ -150,24 +152,33 @@ def _events(
     rows: pa.RecordBatch, schema: Schema, id_column: str | None, key_column: str | None, *, place: str
 ) -> Iterator[NewEvent]:
     """Of a few rows: to make Python's objects of thousands takes longer than an event may wait."""
-    fields = rows.select([name for name in schema.names if name in rows.schema.names])
-    values = map(_encode, fields.to_pylist())
-    ids = rows.column(id_column).to_pylist() if id_column else [_new_id() for _ in range(rows.num_rows)]
+    names = [name for name in schema.names if name in rows.schema.names]
+    values = map(_encode, map(_row(tuple(names)), *(rows.column(name).to_pylist() for name in names)))
+    ids = rows.column(id_column).to_pylist() if id_column else _new_ids(rows.num_rows)
     keys = rows.column(key_column).to_pylist() if key_column else [None] * rows.num_rows
     now = time.time()
     for value, identifier, key in zip(values, ids, keys, strict=True):
         yield NewEvent(value=value, id=_id(identifier, place), key=_key(key), created=now)
 
 
-def _new_id() -> str:
-    # A third of what `uuid4` takes.
-    return os.urandom(16).hex()
+@functools.cache
+def _row(names: tuple[str, ...]) -> Callable[..., object]:
+    # With the columns it takes two thirds of what Arrow's own way to rows does.
+    return maker("Row", names)
+
+
+def _new_ids(num: int) -> list[str]:
+    # Of one look at the kernel's generator: a tenth of what as many `uuid4` take.
+    digits = os.urandom(16 * num).hex()
+    return [digits[start : start + 32] for start in range(0, 32 * num, 32)]
 
 
 def _columns(present: Sequence[str], schema: Schema, extra: Sequence[str | None], file: Path) -> list[str]:
     wanted = [name for name in dict.fromkeys([*schema.names, *extra]) if name is not None]
     required = {field.name for field in schema.fields if field.required} | {name for name in extra if name}
     missing = sorted(required - set(present))
+    if not missing and not set(schema.names) & set(present):
+        missing = sorted(schema.names)
     if missing:
         raise InvalidInputError(clip(f"Expected columns {missing}, got none of them - in {file}"))
     return [name for name in wanted if name in present]

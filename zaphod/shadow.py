@@ -34,8 +34,9 @@ from zaphod.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-# Copies are shipped so often. Each time the server's thread takes the interpreter from those that answer.
-_TICK_S = 0.1
+# Copies are shipped so often, or when half of the room is taken. Each time this process's thread takes the interpreter
+# from those that answer, and the challenger's wakes up on a processor that they may be using.
+_TICK_S = 0.5
 _LOOK_AT_MEMORY_S = 1.0
 # So many times longer than a challenger may take, it may wait for a processor that others are busy with.
 _PATIENCE = 30
@@ -107,6 +108,8 @@ class ShadowWorker:
         self._waiting = 0
         self._offered = self._dropped = self._scored = self._lost = self._deaths = 0
         self._stop = threading.Event()
+        # Copies are to be shipped, or the worker is to stop.
+        self._due = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._next_look_s = 0.0
         self._pause_s = _FIRST_PAUSE_S
@@ -139,14 +142,19 @@ class ShadowWorker:
                 self._dropped += num_rows
                 return
             self._waiting += num_rows
+            if self._waiting >= self._settings.max_rows // 2 and not self._due.is_set():
+                self._due.set()
 
     def close(self) -> None:
         """Ends the process, which first writes what it has scored."""
         self._stop.set()
+        self._due.set()
         self._thread.join(timeout=self._settings.answer_s + 10.0)
 
     def _run(self) -> None:
-        while not self._stop.wait(_TICK_S):
+        while not self._stop.is_set():
+            self._due.wait(_TICK_S)
+            self._due.clear()
             try:
                 self._serve()
             except Exception:  # noqa: BLE001  # the shadow must not take its server along

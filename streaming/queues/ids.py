@@ -18,9 +18,10 @@ from pathlib import Path
 _WORD = 8
 # Words before the slots: capacity, number of entries, when it was begun and when it was followed, in ns.
 _CAPACITY, _COUNT, _BEGUN, _FOLLOWED, _HEAD = 0, 1, 2, 3, 8
-_FIRST_CAPACITY = 1 << 12
+# Few tables, for each is looked through for each id: a megabyte, 16, 64.
+_FIRST_CAPACITY = 1 << 16
 _LARGEST_CAPACITY = 1 << 22
-_GROWTH = 4
+_GROWTH = 16
 _FILLED = 0.6
 
 
@@ -72,21 +73,30 @@ class _Table:
         self._words[_FOLLOWED] = now_ns
 
     def find(self, hashed: int) -> int | None:
-        words, mask, slot = self._words, self._mask, hashed & self._mask
-        while seen := words[_HEAD + 2 * slot]:
-            if seen == hashed:
-                return words[_HEAD + 2 * slot + 1]
-            slot = (slot + 1) & mask
+        slot = self._slot(hashed)
+        return self._words[slot + 1] if self._words[slot] else None
+
+    def claim(self, hashed: int, offset: int) -> int | None:
+        """The offset that stands there; None when there was none, and then this one does."""
+        words, slot = self._words, self._slot(hashed)
+        if words[slot]:
+            return words[slot + 1]
+        words[slot + 1] = offset
+        words[_COUNT] += 1
+        words[slot] = hashed
         return None
 
     def put(self, hashed: int, offset: int) -> None:
+        """In the place of another, if need be."""
+        if self.claim(hashed, offset) is not None:
+            self._words[self._slot(hashed) + 1] = offset
+
+    def _slot(self, hashed: int) -> int:
+        """Where the hash stands, or would."""
         words, mask, slot = self._words, self._mask, hashed & self._mask
         while (seen := words[_HEAD + 2 * slot]) and seen != hashed:
             slot = (slot + 1) & mask
-        words[_HEAD + 2 * slot + 1] = offset
-        if not seen:
-            words[_COUNT] += 1
-            words[_HEAD + 2 * slot] = hashed
+        return _HEAD + 2 * slot
 
     def close(self) -> None:
         self._words.release()
@@ -105,9 +115,12 @@ class SeenIds:
         self._shared = shared
         self._window_ns = int(window_s * 1e9)
         self._tables: dict[int, _Table] = {}
+        # The same tables.
+        self._older: list[_Table] = []
+        self._newest: _Table
 
     def refresh(self) -> None:
-        """To be called once before `find` and `put`: opens what others began, begins a table when it is time."""
+        """To be called once before `claim` and `put`: opens what others began, begins a table when it is time."""
         now_ns = time.time_ns()
         oldest, end = self._shared
         held = self._tables  # without gaps
@@ -118,24 +131,27 @@ class SeenIds:
             first.close()
             del self._tables[number]
             self._path(number).unlink(missing_ok=True)
-        newest = self._tables.get(end - 1)
-        if newest is None:
+            self._sort()
+        if not self._tables:
             self._begin(_FIRST_CAPACITY, now_ns)
-        elif newest.is_full:
-            self._begin(min(_GROWTH * newest.capacity, _LARGEST_CAPACITY), now_ns)
-        elif newest.begun_before(now_ns - self._window_ns):
-            self._begin(newest.capacity, now_ns)
+        elif self._newest.is_full:
+            self._begin_larger(now_ns)
+        elif self._newest.begun_before(now_ns - self._window_ns):
+            self._begin(self._newest.capacity, now_ns)
 
-    def find(self, hashed: int) -> list[int]:
-        """Offsets at which an id of this hash may stand."""
-        return [offset for table in self._tables.values() if (offset := table.find(hashed)) is not None]
+    def claim(self, hashed: int, offset: int) -> list[int]:
+        """Offsets at which an id of this hash may stand; when there are none, it is noted that it may at this one."""
+        found = [place for table in self._older if (place := table.find(hashed)) is not None] if self._older else []
+        if self._newest.is_full:
+            self._begin_larger(time.time_ns())
+        place = self._newest.find(hashed) if found else self._newest.claim(hashed, offset)
+        return found if place is None else [*found, place]
 
     def put(self, hashed: int, offset: int) -> None:
-        newest = self._tables[self._shared[1] - 1]
-        if newest.is_full:
-            self._begin(min(_GROWTH * newest.capacity, _LARGEST_CAPACITY), time.time_ns())
-            newest = self._tables[self._shared[1] - 1]
-        newest.put(hashed, offset)
+        """An id of this hash stands at this offset, whatever was noted."""
+        if self._newest.is_full:
+            self._begin_larger(time.time_ns())
+        self._newest.put(hashed, offset)
 
     def forget(self) -> None:
         """Drops every table: they are from before the machine was started, and may lack anything."""
@@ -156,6 +172,15 @@ class SeenIds:
         for number in range(oldest, end):
             if number not in self._tables:
                 self._tables[number] = _Table(self._path(number))
+        self._sort()
+
+    def _sort(self) -> None:
+        self._older = [self._tables[number] for number in sorted(self._tables)]
+        if self._older:
+            self._newest = self._older.pop()
+
+    def _begin_larger(self, now_ns: int) -> None:
+        self._begin(min(_GROWTH * self._newest.capacity, _LARGEST_CAPACITY), now_ns)
 
     def _begin(self, capacity: int, now_ns: int) -> None:
         number = self._shared[1]
@@ -165,6 +190,7 @@ class SeenIds:
             before.follow(now_ns)
         self._tables[number] = table
         self._shared[1] = number + 1
+        self._sort()
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{self._name}.ids-{number}"

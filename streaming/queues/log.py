@@ -194,27 +194,25 @@ class EventLog:
             place = self._place_of(end)
             records: list[bytes] = []
             places: list[int] = []
-            hashes: list[int] = []
-            mine: set[str] = set()
+            new: list[str] = []
             for event in events:
-                hashed = hash_id(event.id)
-                found = self._ids.find(hashed)
-                if event.id in mine or (found and any(self._has(event.id, offset) for offset in found)):
-                    continue
-                mine.add(event.id)
+                hashed, offset = hash_id(event.id), end + len(new)
+                # Before it is written: what is noted counts only for as long as the log says so too.
+                if found := self._ids.claim(hashed, offset):
+                    if any(self._has(event.id, each, new) for each in found):
+                        continue
+                    self._ids.put(hashed, offset)
                 headers = dict(event.headers) if event.headers else None
                 body = _encoder.encode(Record(event.id, event.key, event.value, headers, event.created, now))
                 records += (_CHECKSUM.pack(zlib.crc32(body)), body)
                 place += _CHECKSUM.size + len(body)
                 places.append(place)
-                hashes.append(hashed)
-            if places:
+                new.append(event.id)
+            if new:
                 self._write(records, places)
-                for offset, hashed in enumerate(hashes, start=end):
-                    self._ids.put(hashed, offset)
-                self._move(end + len(places))
-                self._last = (end + len(places), place)
-        return len(places)
+                self._move(end + len(new))
+                self._last = (end + len(new), place)
+        return len(new)
 
     def read(self, offset: int, *, max_events: int) -> list[Event]:
         """As `LogReader.read`."""
@@ -251,9 +249,12 @@ class EventLog:
             os.fdatasync(self._index)
             self._words[_SOUND] = end
 
-    def _has(self, identifier: str, offset: int) -> bool:
+    def _has(self, identifier: str, offset: int, new: Sequence[str]) -> bool:
+        """new: ids that come behind the end."""
+        if offset >= self.end:
+            return offset - self.end < len(new) and new[offset - self.end] == identifier
         # Removed is only what is older than the window.
-        return self.first <= offset < self.end and next(self._reader.records(offset, 1)).id == identifier
+        return self.first <= offset and next(self._reader.records(offset, 1)).id == identifier
 
     def _appended(self, offset: int) -> float:
         return next(self._reader.records(offset, 1)).appended

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from streaming.queues import ids as ids_module
 from streaming.queues import log
 from streaming.queues.base import Cursor, NewEvent, Output
 from streaming.queues.log import EventLog, LogReader
@@ -139,8 +140,9 @@ def test_ids_are_forgotten_after_the_window(logs: Logs) -> None:
     assert len(list(logs.folder.glob("p.ids-*"))) == 2
 
 
-def test_many_ids_are_remembered(logs: Logs) -> None:
+def test_many_ids_are_remembered(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when they fill several tables, by a writer who opens them later."""
+    monkeypatch.setattr(ids_module, "_FIRST_CAPACITY", 1 << 7)
     opened = logs.open()
     names = [str(i) for i in range(4_000)]
     for start in range(0, len(names), 1_000):
