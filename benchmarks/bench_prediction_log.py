@@ -51,7 +51,7 @@ from zaphod.served import Recording, ServedModel  # noqa: E402
 from zaphod.shadow import ShadowCounts  # noqa: E402
 
 CONNECTIONS = 8
-EVENTS = 300_000
+EVENTS = 600_000
 CUSTOMERS = 20_000
 BATCH_ROWS = 400_000
 Cost = tuple[float, float]

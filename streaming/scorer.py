@@ -250,11 +250,8 @@ class Scorer:
         columns = snapshot.decoder.columns([item.row for item in decoded])
         if snapshot.recorder is None and snapshot.trial is None:
             return snapshot.score(columns)
-        return snapshot.score(
-            columns,
-            entities=[item.event.key for item in decoded],
-            ids=[events.original_id(item.event) for item in decoded],
-        )
+        found = [item.event for item in decoded]
+        return snapshot.score(columns, entities=[event.key for event in found], ids=events.original_ids(found))
 
     def _encode(self, decoded: Sequence[Decoded], scored: Scored, snapshot: Snapshot) -> list[Output]:
         predictions = self._writer(snapshot).rows(scored.predictions)
