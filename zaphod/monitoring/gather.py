@@ -67,8 +67,9 @@ class Texts:
         """To be called once."""
         self.pack()
         arrays: list[pa.Array] = []
-        for joined, parts in itertools.groupby(self._parts, key=lambda part: isinstance(part, bytes)):
-            arrays += [_split(_BETWEEN.join(parts))] if joined else parts  # type: ignore[arg-type]  # as asked
+        for joined, group in itertools.groupby(self._parts, key=lambda part: isinstance(part, bytes)):
+            parts = list(group)
+            arrays += [_split(_BETWEEN.join(parts))] if joined else parts
         if len(arrays) == 1:
             return arrays[0]
         return pa.concat_arrays(arrays) if arrays else pa.array([], pa.string())
