@@ -7,7 +7,8 @@ are medians of the rounds. Only ratios of one run mean anything.
 
 The pipeline has 8 numbers, 4 categories and gradient boosting. Peers run it in scikit-learn, as their documentation
 shows; `ceiling` runs our compiled model in bare uvicorn with nothing else done, `ceiling-haproxy` the same behind the
-HAProxy that we have in front: what an edge leaves of it on this machine. Peers are pinned and installed in
+HAProxy that we have in front: what an edge leaves of it on this machine. `zaphod-unlogged` is ours without the
+prediction log, which tells what that takes of the arm as it is deployed. Peers are pinned and installed in
 environments of their own under --folder; one that does not install is reported with its error and left out.
 
 Not measured: networks, TLS, machines with more than a few cores.
@@ -51,6 +52,8 @@ from zaphod.trust import load_estimator  # noqa: E402
 
 CONNECTIONS = (1, 16, 64)
 MANY_ROWS = 1_000
+# Connections, and rows a request.
+CASES = (*((connections, 1) for connections in CONNECTIONS), (4, MANY_ROWS))
 READY_S = 180.0
 SKLEARN = ("scikit-learn==1.9.*", "pandas==3.*", "joblib")
 
@@ -70,6 +73,7 @@ class Peer:
 FASTAPI = ("fastapi==0.115.*", "uvicorn[standard]==0.34.*", *SKLEARN)
 PEERS = (
     Peer(name="zaphod", kind="zaphod", path="/v1/models/fraud:predict"),
+    Peer(name="zaphod-unlogged", kind="zaphod", path="/v1/models/fraud:predict"),
     Peer(name="ceiling", kind="ceiling"),
     Peer(name="ceiling-haproxy", kind="ceiling_behind_haproxy"),
     Peer(name="fastapi-1", kind="fastapi", packages=FASTAPI, environ={"PEER_WORKERS": "1"}),
@@ -174,16 +178,15 @@ def start(peer: Peer, folder: Path, registry: Registry) -> Running:
     environ = {
         **os.environ, **peer.environ, "OMP_NUM_THREADS": "1", "PEER_BATCHED": str(int(peer.name.endswith("-batched"))),
     }  # fmt: skip
+    home = home_of(peer, folder)
     if peer.kind == "zaphod":
-        command = zaphod_command(folder, registry, port)
+        command = zaphod_command(home, registry, port, logged=not peer.name.endswith("-unlogged"))
     else:
         command = [python, str(ROOT / "benchmarks/online_peers.py"), peer.kind, str(port), str(folder)]
     log = folder / f"{peer.name}.log"
     began = time.monotonic()
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environ, stdout=output, stderr=output, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=home, env=environ, stdout=output, stderr=output, start_new_session=True)
     running = Running(peer, process, f"http://127.0.0.1:{port}{peer.path}", 0.0)
     body = make_body(peer.form, 1).encode()
     while not answers(running.url, body):
@@ -196,14 +199,23 @@ def start(peer: Peer, folder: Path, registry: Registry) -> Running:
     return running
 
 
-def zaphod_command(folder: Path, registry: Registry, port: int) -> list[str]:
-    """`python -m deployments up` on the shipped configuration, one replica."""
+def home_of(peer: Peer, folder: Path) -> Path:
+    """Where it is started. Ours keep their processes' names there, so each has a folder of its own."""
+    home = folder / peer.name if peer.kind == "zaphod" else folder
+    home.mkdir(exist_ok=True)
+    return home
+
+
+def zaphod_command(home: Path, registry: Registry, port: int, *, logged: bool) -> list[str]:
+    """`python -m deployments up` on the shipped configuration, one replica, with the prediction log or without."""
     config = yaml.safe_load((ROOT / "configs/serve.yaml").read_text())
     config["http_options"]["port"] = port
     application = config["applications"][0]
     application["args"] |= {"registry": registry.uri, "models": ["fraud"]}
+    if not logged:
+        application["args"]["monitoring"] = {}
     application["deployments"][0]["autoscaling_config"] |= {"max_replicas": 1}
-    (folder / "serve.yaml").write_text(yaml.safe_dump(config))
+    (home / "serve.yaml").write_text(yaml.safe_dump(config))
     return [
         sys.executable, "-m", "deployments", "up", "--config", "serve.yaml", "--ray-env",
         str(ROOT / "configs/ray.env"), "--dashboard-port", str(machine.free_port()),
@@ -227,7 +239,7 @@ def family(running: Running, folder: Path) -> set[psutil.Process]:
     with contextlib.suppress(psutil.Error):
         found.add(psutil.Process(running.process.pid))
     if running.peer.kind == "zaphod":
-        found.update(machine.marked_processes(folder / "var" / "run"))
+        found.update(machine.marked_processes(home_of(running.peer, folder) / "var" / "run"))
     for process in list(found):
         with contextlib.suppress(psutil.Error):
             found.update(process.children(recursive=True))
@@ -289,10 +301,9 @@ def take_turns(
 ) -> dict[tuple[str, int, int], list[Load]]:
     """Loads by (name, connections, rows)."""
     loads: dict[tuple[str, int, int], list[Load]] = {}
-    cases = [(connections, 1) for connections in CONNECTIONS] + [(4, MANY_ROWS)]
-    for _ in range(rounds):
-        for connections, num_rows in cases:
-            for server in servers:
+    for turn in range(rounds):
+        for connections, num_rows in CASES:
+            for server in servers if turn % 2 else servers[::-1]:
                 load = wrk(server, folder, connections=connections, num_rows=num_rows, seconds=seconds)
                 loads.setdefault((server.peer.name, connections, num_rows), []).append(load)
     return loads
@@ -322,6 +333,8 @@ def report(servers: list[Running], loads: dict[tuple[str, int, int], list[Load]]
         return
     ours = {connections: middle("zaphod", connections, "rate") for connections in CONNECTIONS}
     print()
+    if "zaphod-unlogged" in names:
+        report_log(loads)
     if "ceiling" in names:
         for connections in CONNECTIONS:
             print(f"req/s over the ceiling, {connections:>2} connections: "
@@ -335,7 +348,7 @@ def report(servers: list[Running], loads: dict[tuple[str, int, int], list[Load]]
         for connections in CONNECTIONS:
             print(f"req/s over the ceiling behind HAProxy, {connections:>2} connections: "
                   f"{ours[connections] / middle('ceiling-haproxy', connections, 'rate'):.2f}")  # fmt: skip
-    peers = names - {"zaphod", "ceiling", "ceiling-haproxy"}
+    peers = names - {"zaphod", "zaphod-unlogged", "ceiling", "ceiling-haproxy"}
     for connections, group, what in (
         (16, {name for name in peers if not name.endswith("-batched")}, "without batching"),
         (64, {name for name in peers if name.endswith("-batched")}, "with batching"),
@@ -344,6 +357,18 @@ def report(servers: list[Running], loads: dict[tuple[str, int, int], list[Load]]
             best = max(group, key=lambda name: middle(name, connections, "rate"))
             print(f"req/s over the best peer {what} ({best}), {connections} connections: "
                   f"{ours[connections] / middle(best, connections, 'rate'):.1f}x")  # fmt: skip
+
+
+def report_log(loads: dict[tuple[str, int, int], list[Load]]) -> None:
+    """Prints what the prediction log takes: time a request with it over without, turn by turn."""
+    for connections, num_rows in CASES:
+        logged, without = (loads[name, connections, num_rows] for name in ("zaphod", "zaphod-unlogged"))
+        ratios = sorted(other.rate / ours.rate - 1 for ours, other in zip(logged, without, strict=True))
+        middle, quarter = statistics.median(ratios), len(ratios) // 4
+        print(
+            f"time that the log takes at {connections:>2} connections, {num_rows:>5} rows a request: {middle:+.1%} "
+            f"(half of the turns: {ratios[quarter]:+.1%} to {ratios[-1 - quarter]:+.1%})"
+        )
 
 
 @contextlib.contextmanager
