@@ -6,7 +6,7 @@ Measured: a replica's ASGI application under uvicorn, one row a request, 12 fiel
 log on; an open loop of requests at half of what the replica without a shadow can answer, from a client in another
 process; the time from a request's due moment to its answer. The challenger is a second version of the same size that
 scores a copy of every request in its own process. Two replicas live at the same time and take turns of four seconds;
-figures are the medians over the turns of the 90th and 99th percentile with over that without, and the intervals in
+the figures are the medians over the turns of the 90th and 99th percentile with over that without, and the intervals in
 which 90 % of such medians lie when the turns are drawn again. What the challenger scored and dropped is told too, for
 one that scores nothing costs nothing.
 With `--apart` the last core is the client's, as if it were on another machine, and the replicas with their challenger
@@ -116,6 +116,8 @@ def main() -> None:
     parser.add_argument("--apart", action="store_true", help="the client has a core of its own")
     arguments = parser.parse_args()
     rounds, cores = arguments.rounds, sorted(os.sched_getaffinity(0))
+    if arguments.apart and len(cores) < 2:
+        parser.error("--apart needs two cores: one for the client")
     theirs, ours = (cores[-1:], cores[:-1]) if arguments.apart else (cores, cores)
     serve = str(ROOT / "benchmarks/bench_prediction_log.py")
     spawn = multiprocessing.get_context("spawn")

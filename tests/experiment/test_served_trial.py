@@ -405,6 +405,24 @@ def test_a_slow_shadow_drops_copies(registry: Registry, recording: Recording, mo
     served.close()
 
 
+@lets_go_first
+def test_copies_are_shipped_before_there_is_no_room(
+    registry: Registry, recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of it is enough; they do not wait for the next round then, nor does the end."""
+    monkeypatch.setattr("zaphod.shadow._TICK_S", 600.0)
+    run(registry, experiment(mode=Mode.SHADOW, share=1.0))
+    small = dataclasses.replace(recording, shadow=ShadowSettings(max_rows=20))
+    served = ServedModel.open(registry, "constant", recording=small)
+    snapshot = served.snapshot()
+
+    snapshot.score(rows(snapshot, 10))
+
+    worker = worker_of(served)
+    wait_for(lambda: worker.counts.scored == 10, timeout_s=SHADOW_S, what="the copies are scored")
+    served.close()
+
+
 def test_half_the_entities_are_copied_at_half(registry: Registry, recording: Recording) -> None:
     """The share of a shadow's phase limits what it is given."""
     run(registry, experiment(mode=Mode.SHADOW, share=0.5))

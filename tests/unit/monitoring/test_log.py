@@ -22,7 +22,7 @@ from tests.conftest import wait_for
 from zaphod.columns import Columns, RowDecoder
 from zaphod.errors import StorageUnavailableError
 from zaphod.monitoring.encode import RecordEncoder
-from zaphod.monitoring.gather import Block
+from zaphod.monitoring.gather import Block, Texts
 from zaphod.monitoring.log import PredictionLog, open_log
 from zaphod.monitoring.policy import Hasher
 from zaphod.monitoring.record import Arm, Call, Origin, Single, Singles, Status, new_id
@@ -151,6 +151,22 @@ def test_single_rows_keep_what_is_theirs(log: PredictionLog, tmp_path: Path) -> 
     assert log.counts.written == 2_506
     hours = {path.parent.name for path in tmp_path.rglob("*.parquet")}
     assert len(hours) == 2
+
+
+@pytest.mark.parametrize("num", [1, 70, 1_500])
+def test_strings_come_back_as_they_were(num: int) -> None:
+    """One by one, as lists short and long, as arrays, with None among them, empty, and with any character."""
+    words = ["", "a", "Grüße", "\x1f", "a\x1fb", "\x00", "line\nbreak"]
+    plain = [f"{words[i % 3]}{i if i % 5 else ''}" for i in range(num)]
+    odd = [words[i % 7] for i in range(num)]
+    gaps = [None if i % 2 else str(i) for i in range(num)]
+    texts = Texts()
+    for values in (plain, odd, pa.array(gaps), gaps, plain, plain):
+        texts.add(values)
+    for value in plain:
+        texts.append(value)
+
+    assert texts.array().to_pylist() == [*plain, *odd, *gaps, *gaps, *plain, *plain, *plain]
 
 
 def test_labels_of_several_targets_stay_with_their_rows() -> None:

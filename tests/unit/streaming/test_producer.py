@@ -156,3 +156,13 @@ def test_a_file_without_a_column_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidInputError, match=r"kind.*1\.parquet"):
         list(events)
+
+
+def test_a_file_without_any_column_of_the_model_is_refused(tmp_path: Path) -> None:
+    """Also where the model needs none of them."""
+    schema = Schema(fields=SCHEMA.fields[:1], output=SCHEMA.output)
+    assert not schema.fields[0].required
+    folder = rows_in(tmp_path / "events", [{"who": "ann"}])
+
+    with pytest.raises(InvalidInputError, match="amount"):
+        list(producer.from_parquet(folder, schema, id_column="who", key_column=None))
