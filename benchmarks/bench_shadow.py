@@ -1,14 +1,15 @@
 """What a challenger in the shadow takes from the champion: the same replica with and without it, by turns in one run.
 
-    python benchmarks/bench_shadow.py [--rounds 60] [--apart]
+    python benchmarks/bench_shadow.py [--pairs 6] [--rounds 15] [--apart]
 
 Measured: a replica's ASGI application under uvicorn, one row a request, 12 fields, gradient boosting, the prediction
 log on; an open loop of requests at half of what the replica without a shadow can answer, from a client in another
 process; the time from a request's due moment to its answer. The challenger is a second version of the same size that
-scores a copy of every request in its own process. Two replicas live at the same time and take turns of four seconds;
-the figures are the medians over the turns of the 90th and 99th percentile with over that without, and the intervals in
-which 90 % of such medians lie when the turns are drawn again. What the challenger scored and dropped is told too, for
-one that scores nothing costs nothing.
+scores a copy of every request in its own process. Two replicas live at the same time and take turns of four seconds.
+Two replicas differ also when neither has a shadow, so there are several pairs, one after the other. The figures are the
+medians over all turns of the 90th and 99th percentile with over that without, and the intervals in which 90 % of such
+medians lie when the pairs, and of each its turns, are drawn again. What the challenger scored and dropped is told too,
+for one that scores nothing costs nothing.
 With `--apart` the last core is the client's, as if it were on another machine, and the replicas with their challenger
 have the others. Without, on a machine with few cores, all share them, and a second of requests says as much about the
 scheduler as about the shadow.
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import multiprocessing
 import os
@@ -29,6 +31,8 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +52,7 @@ from zaphod.registry import CHAMPION, Registry  # noqa: E402
 PLAN = Plan(metrics=(MetricPlan(name="right answers", measure="correct"),))
 # Twice what the log keeps its rows: each turn has as many of its files.
 SECONDS = 4.0
+SIDES = ("without", "shadow")
 QUANTILES = (0.9, 0.99)
 # In which the challenger scores what waits.
 PAUSE_S = 0.7
@@ -99,59 +104,76 @@ def copies(port: int) -> dict[str, int]:
 
 
 def told(ratios: NDArray[np.float64]) -> dict[str, str]:
-    """ratios: shape (turns, quantiles)."""
-    drawn = np.random.default_rng(1).choice(len(ratios), (2_000, len(ratios)))
-    low, high = np.quantile(np.median(ratios[drawn], axis=1), (0.05, 0.95), axis=0) - 1
-    middle = np.median(ratios, axis=0) - 1
+    """ratios: shape (pairs, turns, quantiles)."""
+    rng = np.random.default_rng(1)
+    num_pairs, num_turns, _ = ratios.shape
+    pairs = rng.choice(num_pairs, (2_000, num_pairs, 1))
+    turns = rng.choice(num_turns, (2_000, num_pairs, num_turns))
+    low, high = np.quantile(np.median(ratios[pairs, turns], axis=(1, 2)), (0.05, 0.95), axis=0) - 1
+    middle = np.median(ratios, axis=(0, 1)) - 1
     return {
         f"p{100 * quantile:.0f}": f"{middle[i]:+.1%} ({low[i]:+.1%} to {high[i]:+.1%})"
         for i, quantile in enumerate(QUANTILES)
     }
 
 
+@contextlib.contextmanager
+def pair(folder: Path, cores: list[int], pool: Pool) -> Iterator[dict[str, int]]:
+    """The ports of a replica without a shadow and of one with it, both warmed up."""
+    serve = str(ROOT / "benchmarks/bench_prediction_log.py")
+    servers: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
+    try:
+        for side in SIDES:
+            port = machine.free_port()
+            registry = make_registry(folder / side, shadow=side == "shadow")
+            command = [sys.executable, serve, "--serve", registry, str(folder / f"log-{side}"), str(port)]
+            servers[side] = (subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}), port)
+            # Before it has threads and a child, which inherit it.
+            os.sched_setaffinity(servers[side][0].pid, cores)
+        for _, port in servers.values():
+            wait_port(port)
+            pool.apply(load, (port, 1.0))
+        yield {side: port for side, (_, port) in servers.items()}
+    finally:
+        for process, _ in servers.values():
+            process.terminate()
+            process.wait()
+
+
+def take_turns(ports: dict[str, int], pool: Pool, *, rounds: int) -> list[NDArray[np.float64]]:
+    """The quantiles with over those without, of each turn."""
+    most = pool.apply(load, (ports["without"], 3.0)) / 3.0
+    ratios = []
+    for turn in range(rounds):
+        ms = {}
+        for side in SIDES if turn % 2 else SIDES[::-1]:
+            taken = pool.apply(paced, (ports[side], most / 2, SECONDS))
+            ms[side] = np.quantile(taken, QUANTILES) * 1000
+            time.sleep(PAUSE_S)
+        ratios.append(ms["shadow"] / ms["without"])
+        print(f"{most / 2:,.0f}/s: p99 {ms['without'][-1]:.2f} ms without, {ms['shadow'][-1]:.2f} ms with", flush=True)
+    return ratios
+
+
 def main() -> None:
     """Prints each turn and the medians."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--pairs", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each pair")
     parser.add_argument("--apart", action="store_true", help="the client has a core of its own")
     arguments = parser.parse_args()
-    rounds, cores = arguments.rounds, sorted(os.sched_getaffinity(0))
+    cores = sorted(os.sched_getaffinity(0))
     if arguments.apart and len(cores) < 2:
         parser.error("--apart needs two cores: one for the client")
     theirs, ours = (cores[-1:], cores[:-1]) if arguments.apart else (cores, cores)
-    serve = str(ROOT / "benchmarks/bench_prediction_log.py")
     spawn = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as name, spawn.Pool(1, os.sched_setaffinity, (0, theirs)) as pool:
-        servers: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
-        for side in ("without", "shadow"):
-            port = machine.free_port()
-            registry = make_registry(Path(name) / side, shadow=side == "shadow")
-            command = [sys.executable, serve, "--serve", registry, str(Path(name) / f"log-{side}"), str(port)]
-            servers[side] = (subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}), port)
-            # Before it has threads and a child, which inherit it.
-            os.sched_setaffinity(servers[side][0].pid, ours)
-        try:
-            for _, port in servers.values():
-                wait_port(port)
-                pool.apply(load, (port, 1.0))
-            most = pool.apply(load, (servers["without"][1], 3.0)) / 3.0
-            ratios = []
-            for turn in range(rounds):
-                ms = {}
-                for side in ("without", "shadow") if turn % 2 else ("shadow", "without"):
-                    taken = pool.apply(paced, (servers[side][1], most / 2, SECONDS))
-                    ms[side] = np.quantile(taken, QUANTILES) * 1000
-                    time.sleep(PAUSE_S)
-                ratios.append(ms["shadow"] / ms["without"])
-                print(
-                    f"{most / 2:,.0f}/s: p99 {ms['without'][-1]:.2f} ms without, {ms['shadow'][-1]:.2f} ms with",
-                    flush=True,
-                )
-            print(json.dumps(told(np.array(ratios)) | copies(servers["shadow"][1])))
-        finally:
-            for process, _ in servers.values():
-                process.terminate()
-                process.wait()
+    ratios = []
+    with spawn.Pool(1, os.sched_setaffinity, (0, theirs)) as pool:
+        for _ in range(arguments.pairs):
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, pair(Path(name), ours, pool) as ports:
+                ratios.append(take_turns(ports, pool, rounds=arguments.rounds))
+                print(json.dumps(told(np.array(ratios[-1:])) | copies(ports["shadow"])), flush=True)
+    print(json.dumps({"all": told(np.array(ratios))}))
 
 
 if __name__ == "__main__":
