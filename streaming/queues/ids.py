@@ -114,44 +114,38 @@ class SeenIds:
         self._name = name
         self._shared = shared
         self._window_ns = int(window_s * 1e9)
-        self._tables: dict[int, _Table] = {}
-        # The same tables.
-        self._older: list[_Table] = []
-        self._newest: _Table
+        # One after the other, from this number on.
+        self._tables: list[_Table] = []
+        self._oldest = 0
 
     def refresh(self) -> None:
         """To be called once before `claim` and `put`: opens what others began, begins a table when it is time."""
         now_ns = time.time_ns()
         oldest, end = self._shared
-        held = self._tables  # without gaps
-        if len(held) != end - oldest or oldest not in held or end - 1 not in held:
+        if (self._oldest, self._oldest + len(self._tables)) != (oldest, end):
             self._open(oldest, end)
-        while self._tables and (first := self._tables[self._shared[0]]).followed_before(now_ns - self._window_ns):
-            number, self._shared[0] = self._shared[0], self._shared[0] + 1
-            first.close()
-            del self._tables[number]
-            self._path(number).unlink(missing_ok=True)
-            self._sort()
+        while self._tables and self._tables[0].followed_before(now_ns - self._window_ns):
+            self._shared[0] += 1
+            self._drop_oldest()
+            self._path(self._oldest - 1).unlink(missing_ok=True)
         if not self._tables:
             self._begin(_FIRST_CAPACITY, now_ns)
-        elif self._newest.is_full:
+        elif self._tables[-1].is_full:
             self._begin_larger(now_ns)
-        elif self._newest.begun_before(now_ns - self._window_ns):
-            self._begin(self._newest.capacity, now_ns)
+        elif self._tables[-1].begun_before(now_ns - self._window_ns):
+            self._begin(self._tables[-1].capacity, now_ns)
 
     def claim(self, hashed: int, offset: int) -> list[int]:
         """Offsets at which an id of this hash may stand; when there are none, it is noted that it may at this one."""
-        found = [place for table in self._older if (place := table.find(hashed)) is not None] if self._older else []
-        if self._newest.is_full:
-            self._begin_larger(time.time_ns())
-        place = self._newest.find(hashed) if found else self._newest.claim(hashed, offset)
+        newest = self._roomy()
+        older = self._tables[:-1]
+        found = [place for table in older if (place := table.find(hashed)) is not None] if older else []
+        place = newest.find(hashed) if found else newest.claim(hashed, offset)
         return found if place is None else [*found, place]
 
     def put(self, hashed: int, offset: int) -> None:
         """An id of this hash stands at this offset, whatever was noted."""
-        if self._newest.is_full:
-            self._begin_larger(time.time_ns())
-        self._newest.put(hashed, offset)
+        self._roomy().put(hashed, offset)
 
     def forget(self) -> None:
         """Drops every table: they are from before the machine was started, and may lack anything."""
@@ -162,35 +156,37 @@ class SeenIds:
         self._shared[0] = end
 
     def close(self) -> None:
-        for table in self._tables.values():
+        for table in self._tables:
             table.close()
         self._tables.clear()
 
     def _open(self, oldest: int, end: int) -> None:
-        for number in [number for number in self._tables if not oldest <= number < end]:
-            self._tables.pop(number).close()
-        for number in range(oldest, end):
-            if number not in self._tables:
-                self._tables[number] = _Table(self._path(number))
-        self._sort()
+        while self._tables and self._oldest < oldest:
+            self._drop_oldest()
+        self._oldest = oldest
+        for number in range(oldest + len(self._tables), end):
+            self._tables.append(_Table(self._path(number)))
 
-    def _sort(self) -> None:
-        self._older = [self._tables[number] for number in sorted(self._tables)]
-        if self._older:
-            self._newest = self._older.pop()
+    def _drop_oldest(self) -> None:
+        self._tables.pop(0).close()
+        self._oldest += 1
+
+    def _roomy(self) -> _Table:
+        """The newest, or one that follows it when it is full."""
+        if self._tables[-1].is_full:
+            self._begin_larger(time.time_ns())
+        return self._tables[-1]
 
     def _begin_larger(self, now_ns: int) -> None:
-        self._begin(min(_GROWTH * self._newest.capacity, _LARGEST_CAPACITY), now_ns)
+        self._begin(min(_GROWTH * self._tables[-1].capacity, _LARGEST_CAPACITY), now_ns)
 
     def _begin(self, capacity: int, now_ns: int) -> None:
         number = self._shared[1]
         table = _Table.create(self._path(number), capacity=capacity, now_ns=now_ns)
-        before = self._tables.get(number - 1)
-        if before is not None:
-            before.follow(now_ns)
-        self._tables[number] = table
+        if self._tables:
+            self._tables[-1].follow(now_ns)
+        self._tables.append(table)
         self._shared[1] = number + 1
-        self._sort()
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{self._name}.ids-{number}"
