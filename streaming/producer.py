@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from streaming import events
 from streaming.queues.base import NewEvent, Queue
 from zaphod.columns import clip
 from zaphod.errors import InvalidInputError
+from zaphod.monitoring.record import new_id
 from zaphod.outputs import maker
 from zaphod.schema import Schema
 
@@ -42,8 +42,10 @@ def from_parquet(path: Path, schema: Schema, *, id_column: str | None, key_colum
     if not files or not files[0].exists():
         raise InvalidInputError(f"Expected Parquet files, got none - at {path}")
     for file, batch in _ahead(_batches(files, schema, [id_column, key_column])):
+        present = batch.schema.names
+        names = tuple(name for name in schema.names if name in present)
         for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
-            yield from _events(batch.slice(start, _ROWS_AT_ONCE), schema, id_column, key_column, place=str(file))
+            yield from _events(batch.slice(start, _ROWS_AT_ONCE), names, id_column, key_column, place=str(file))
 
 
 def from_lines(file: BinaryIO, *, id_column: str | None = None, key_column: str | None = None) -> Iterator[NewEvent]:
@@ -59,7 +61,7 @@ def from_lines(file: BinaryIO, *, id_column: str | None = None, key_column: str 
         if not value:
             continue
         cloud = events.cloud_names(value)
-        (identifier,) = _new_ids(1) if cloud is None else (cloud.id,)
+        identifier = new_id() if cloud is None else cloud.id
         key = None if cloud is None else cloud.partitionkey
         if id_column or key_column:
             row, place = _fields(value if cloud is None else cloud.data), f"line {number}"
@@ -149,12 +151,11 @@ def _ahead(batches: Iterator[_T]) -> Iterator[_T]:
 
 
 def _events(
-    rows: pa.RecordBatch, schema: Schema, id_column: str | None, key_column: str | None, *, place: str
+    rows: pa.RecordBatch, names: tuple[str, ...], id_column: str | None, key_column: str | None, *, place: str
 ) -> Iterator[NewEvent]:
     """Of a few rows: to make Python's objects of thousands takes longer than an event may wait."""
-    names = [name for name in schema.names if name in rows.schema.names]
-    values = map(_encode, map(_row(tuple(names)), *(rows.column(name).to_pylist() for name in names)))
-    ids = rows.column(id_column).to_pylist() if id_column else _new_ids(rows.num_rows)
+    values = map(_encode, map(_row(names), *(rows.column(name).to_pylist() for name in names)))
+    ids = rows.column(id_column).to_pylist() if id_column else [new_id() for _ in range(rows.num_rows)]
     keys = rows.column(key_column).to_pylist() if key_column else [None] * rows.num_rows
     now = time.time()
     for value, identifier, key in zip(values, ids, keys, strict=True):
@@ -165,12 +166,6 @@ def _events(
 def _row(names: tuple[str, ...]) -> Callable[..., object]:
     # With the columns it takes two thirds of what Arrow's own way to rows does.
     return maker("Row", names)
-
-
-def _new_ids(num: int) -> list[str]:
-    # Of one look at the kernel's generator: a tenth of what as many `uuid4` take.
-    digits = os.urandom(16 * num).hex()
-    return [digits[start : start + 32] for start in range(0, 32 * num, 32)]
 
 
 def _columns(present: Sequence[str], schema: Schema, extra: Sequence[str | None], file: Path) -> list[str]:
