@@ -168,11 +168,11 @@ def cloud_names(value: bytes) -> CloudNames | None:
 
 def original_id(event: Event) -> str:
     """The id under which the event first came."""
-    return event.headers.get(ORIGINAL_ID, event.id) if event.headers else event.id
+    return original_ids([event])[0]
 
 
 def original_ids(found: Iterable[Event]) -> list[str]:
-    """Of each. Not by `original_id`: the call would take longer than the answer, for each event that is logged."""
+    """Of each: a call for each would take longer than the answer."""
     return [event.headers.get(ORIGINAL_ID, event.id) if event.headers else event.id for event in found]
 
 

@@ -22,8 +22,8 @@ from zaphod.columns import arrow_type
 from zaphod.monitoring.record import Call, Origin, Single, Singles
 from zaphod.predictor import Predictions
 
-_NONE = -1
 _PACK_ROWS = 1_024
+# So many that come together are not gathered with others first.
 _JOIN_ROWS = 64
 # Between strings that are kept together: hardly any has it.
 _SEPARATOR = "\x1f"
@@ -40,13 +40,12 @@ class Texts:
     Python's lock, which is a quarter of the work for whoever brings them.
     """
 
-    __slots__ = ("_parts", "append", "extend", "last")
+    __slots__ = ("_parts", "append", "last")
 
     def __init__(self) -> None:
         self._parts: list[bytes | pa.Array] = []
         self.last: list[str | None] = []
         self.append = self.last.append
-        self.extend = self.last.extend
 
     def add(self, values: Sequence[str | None] | pa.Array) -> None:
         if isinstance(values, pa.Array):
@@ -56,7 +55,7 @@ class Texts:
             self.pack()
             self._parts.append(_joined(values))
         else:
-            self.extend(values)
+            self.last.extend(values)
 
     def pack(self) -> None:
         if self.last:
@@ -239,8 +238,8 @@ class Gathered:
         else:
             self.ids.append(call.id)  # type: ignore[arg-type]  # as `by_row` says
         if entities is None:
-            # Thousands of None would take longer than all else that is done with the call here.
-            entities = [None] * num_rows if num_rows < _PACK_ROWS else pa.nulls(num_rows, pa.string())
+            # Many None, one by one, would take longer than all else that is done with the call here.
+            entities = [None] * num_rows if num_rows < _JOIN_ROWS else pa.nulls(num_rows, pa.string())
         self.entities.add(entities)
         if self.with_features and columns is not None:
             self._numbers.add_rows(columns.numbers)
