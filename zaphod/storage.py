@@ -35,7 +35,7 @@ class Storage(Protocol):
         """The names directly inside, sorted; empty when the folder is missing. The folder "" is the root."""
         ...
 
-    def create(self, path: str, data: bytes, *, private: bool = False) -> None:
+    def create(self, path: str, data: bytes | memoryview, *, private: bool = False) -> None:
         """Raises: FileExistsError when the path is taken; of racing writers exactly one succeeds.
 
         private: in a folder nobody but this user may read it; who may read a bucket's objects is the bucket's to say.
@@ -82,7 +82,7 @@ class LocalStorage:
     def delete(self, path: str) -> None:
         self._inside(path).unlink(missing_ok=True)
 
-    def create(self, path: str, data: bytes, *, private: bool = False) -> None:
+    def create(self, path: str, data: bytes | memoryview, *, private: bool = False) -> None:
         target = self._inside(path)
         staged = _stage(target, data, mode=0o600 if private else 0o644)
         try:
@@ -152,7 +152,7 @@ class ObjectStorage:
         with contextlib.suppress(FileNotFoundError), _translated(self.uri):
             obstore.delete(self._store, _checked(path))
 
-    def create(self, path: str, data: bytes, *, private: bool = False) -> None:
+    def create(self, path: str, data: bytes | memoryview, *, private: bool = False) -> None:
         try:
             with _translated(self.uri):
                 obstore.put(self._store, _checked(path), data, mode="create")
@@ -203,7 +203,7 @@ def _checked(path: str) -> str:
     return path
 
 
-def _stage(target: Path, data: bytes, *, durable: bool = True, mode: int = 0o644) -> Path:
+def _stage(target: Path, data: bytes | memoryview, *, durable: bool = True, mode: int = 0o644) -> Path:
     """The data, on disk to stay if so wanted, in a hidden file beside its target."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ class Away(LocalStorage):
 
     back = threading.Event()
 
-    def create(self, path: str, data: bytes, *, private: bool = False) -> None:
+    def create(self, path: str, data: bytes | memoryview, *, private: bool = False) -> None:
         if not self.back.is_set():
             raise StorageUnavailableError("Cannot reach it: it is away.")
         super().create(path, data, private=private)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from zaphod import outputs
-from zaphod.monitoring.gather import Gathered
+from zaphod.monitoring.gather import Buffers, Gathered
 from zaphod.monitoring.policy import Hasher, apply
 from zaphod.monitoring.record import Arm, Call, Origin, Single, Singles, Status
 from zaphod.schema import LogPolicy
@@ -35,6 +35,7 @@ class RecordEncoder:
         self._entity = entity
         self._features = features
         self._open: dict[_Key, Gathered] = {}
+        self._buffers = Buffers()
         # Where single rows of an origin and an hour go: the next is nearly always alike.
         self._origin: Origin | None = None
         self._begin_s = self._end_s = 0.0
@@ -65,12 +66,13 @@ class RecordEncoder:
         )
         gathered = self._open.get(key)
         if gathered is None:
-            gathered = self._open[key] = Gathered(item, features=self._features)
+            gathered = self._open[key] = Gathered(item, self._buffers, features=self._features)
         return gathered
 
     def take(self) -> list[tuple[str, Callable[[], pa.Table]]]:
         """All that was added, for `log/<model>/date=…/hour=…`; empties the encoder."""
         gathered, self._open, self._origin = self._open, {}, None
+        self._buffers.sweep()
         return [
             (f"{LOG}/{each.origin.model}/{hour_folder(key[2])}", functools.partial(self._table, each))
             for key, each in gathered.items()

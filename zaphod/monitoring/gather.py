@@ -8,11 +8,12 @@ lists of strings, which the collector never looks at.
 from __future__ import annotations
 
 import io
-import itertools
+import threading
 from array import array
 from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeVar
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,81 +26,139 @@ from zaphod.predictor import Predictions
 _PACK_ROWS = 1_024
 # So many that come together are not gathered with others first.
 _JOIN_ROWS = 64
-# Between strings that are kept together: hardly any has it.
-_SEPARATOR = "\x1f"
-_BETWEEN = _SEPARATOR.encode()
 _PARTS = ("labels", "probabilities", "values", "scores")
+# Looked for as a number: Python takes several times as long to find bytes in bytes.
+_ESCAPE = ord("\\")
+
+_encode_lines = msgspec.json.Encoder().encode_lines
+_decode_lines = msgspec.json.Decoder(str | None).decode_lines
 
 AnyT = TypeVar("AnyT", bound=np.generic)
 Places: TypeAlias = list[tuple[int, NDArray[np.int64]]]
 
 
-class Texts:
-    """A string column to be. Strings that come as lists, or one by one, are joined by the list or the thousand: while
-    they are still in the processor's cache, and so that they are not kept. Arrow takes them apart again later, without
-    Python's lock, which is a quarter of the work for whoever brings them.
-    """
-
-    __slots__ = ("_parts", "append", "last")
+class Buffers:
+    """Memory that columns are gathered in, over and over: fresh memory costs more than what is written to it."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes | pa.Array] = []
+        self._lock = threading.Lock()
+        self._free: list[io.BytesIO] = []
+        self._rested: list[io.BytesIO] = []
+
+    def take(self) -> io.BytesIO:
+        """An empty one. May be called by any thread, as all here."""
+        with self._lock:
+            for lying in (self._free, self._rested):
+                for place, buffer in enumerate(lying):
+                    if _rewind(buffer):
+                        del lying[place]
+                        return buffer
+        return io.BytesIO()
+
+    def give(self, buffer: io.BytesIO) -> None:
+        """To be taken again once nobody looks at its memory any more."""
+        with self._lock:
+            self._free.append(buffer)
+
+    def sweep(self) -> None:
+        """Forgets those that nobody took since the last time."""
+        with self._lock:
+            self._rested, self._free = self._free, []
+
+
+def _rewind(buffer: io.BytesIO) -> bool:
+    """Keeps its memory; False when an array still is on it."""
+    try:
+        buffer.truncate(buffer.seek(0, io.SEEK_END))
+    except BufferError:
+        return False
+    buffer.seek(0)
+    return True
+
+
+class Texts:
+    """A string column to be. Strings that come as lists, or one by one, become lines of JSON, by the list or the
+    thousand: while they are still in the processor's cache, and so that they are not kept. A line is what any string,
+    and None, is made into by one call in C; Arrow takes the lines apart again later, without Python's lock.
+    """
+
+    __slots__ = ("_buffers", "_escaped", "_lines", "_parts", "append", "last")
+
+    def __init__(self, buffers: Buffers) -> None:
+        self._buffers = buffers
+        self._parts: list[pa.Array] = []
+        self._lines = buffers.take()
+        self._escaped = False
         self.last: list[str | None] = []
         self.append = self.last.append
 
     def add(self, values: Sequence[str | None] | pa.Array) -> None:
         if isinstance(values, pa.Array):
-            self.pack()
+            self._set_aside()
             self._parts.append(values.cast(pa.string()))
         elif len(values) >= _JOIN_ROWS:
             self.pack()
-            self._parts.append(_joined(values))
+            self._write(values)
         else:
             self.last.extend(values)
 
     def pack(self) -> None:
         if self.last:
-            self._parts.append(_joined(self.last))
+            self._write(self.last)
             self.last.clear()
+
+    def _write(self, values: Sequence[str | None]) -> None:
+        try:
+            lines = _encode_lines(values)
+        except TypeError:
+            # A table of one row gives scalars of Arrow.
+            lines = _encode_lines(pa.array(values, pa.string()).to_pylist())
+        if _ESCAPE in lines:
+            self._escaped = True
+        self._lines.write(lines)
+
+    def _set_aside(self) -> None:
+        """What came as strings so far."""
+        self.pack()
+        if end := self._lines.tell():
+            self._parts.append(_from_lines(self._lines.getbuffer()[:end], escaped=self._escaped))
+            self._buffers.give(self._lines)
+            self._lines = self._buffers.take()
 
     def array(self) -> pa.Array:
         """To be called once."""
-        self.pack()
-        arrays: list[pa.Array] = []
-        for joined, group in itertools.groupby(self._parts, key=lambda part: isinstance(part, bytes)):
-            parts = list(group)
-            arrays += [_split(_BETWEEN.join(parts))] if joined else parts
-        if len(arrays) == 1:
-            return arrays[0]
-        return pa.concat_arrays(arrays) if arrays else pa.array([], pa.string())
+        self._set_aside()
+        self._buffers.give(self._lines)
+        if len(self._parts) == 1:
+            return self._parts[0]
+        return pa.concat_arrays(self._parts) if self._parts else pa.array([], pa.string())
 
 
-def _joined(values: Sequence[str | None]) -> bytes | pa.Array:
-    """An array where some are None, or have what stands between them."""
-    try:
-        data = _SEPARATOR.join(values).encode()  # type: ignore[arg-type]  # None is caught
-    except TypeError:
-        return pa.array(values, pa.string())
-    return data if data.count(_BETWEEN) == len(values) - 1 else pa.array(values, pa.string())
-
-
-def _split(joined: bytes) -> pa.Array:
-    ends = pa.py_buffer(np.array([0, len(joined)], dtype=np.int32))
-    whole = pa.Array.from_buffers(pa.string(), 1, [None, ends, pa.py_buffer(joined)])
-    return pc.split_pattern(whole, _SEPARATOR).values
+def _from_lines(lines: memoryview, *, escaped: bool) -> pa.Array:
+    """lines: of JSON, each a string or null."""
+    if escaped:
+        return pa.array(_decode_lines(lines), pa.string())
+    # Without escapes a string is what stands between its quotes, and holds neither a quote nor the end of a line.
+    ends = pa.py_buffer(np.array([0, len(lines) - 1], dtype=np.int32))
+    whole = pa.Array.from_buffers(pa.string(), 1, [None, ends, pa.py_buffer(lines)])
+    quoted = pc.split_pattern(whole, "\n").values
+    missing = pc.equal(quoted, "null")
+    texts = pc.ascii_trim(quoted, '"')
+    return pc.if_else(missing, None, texts) if pc.any(missing).as_py() else texts
 
 
 class Block:
     """Arrays of one kind, of one column or several, one after the other."""
 
-    __slots__ = ("_dtype", "_objects", "_raw", "_whole", "_width", "add")
+    __slots__ = ("_buffers", "_dtype", "_objects", "_raw", "_whole", "_width", "add")
 
-    def __init__(self, like: NDArray[np.generic]) -> None:
+    def __init__(self, like: NDArray[np.generic], buffers: Buffers) -> None:
+        self._buffers = buffers
         self._dtype = like.dtype
         self._width = like.shape[1:]
         self._objects: list[object] = []
         self._whole: list[NDArray[np.generic]] = []
-        self._raw = io.BytesIO()
+        self._raw = buffers.take()
         # Bound here, so that a single row takes no step more than it must.
         self.add: Callable[[NDArray[np.generic]], object]
         self.add = self._add_objects if like.dtype.hasobject else self._raw.write  # type: ignore[assignment]  # a buffer
@@ -117,22 +176,27 @@ class Block:
         """What came in pieces so far."""
         if self._raw.tell():
             self._whole.append(self._pieces())
-            self._raw = io.BytesIO()
+            self._buffers.give(self._raw)
+            self._raw = self._buffers.take()
             self.add = self._raw.write  # type: ignore[assignment]  # as above
 
     def _pieces(self) -> NDArray[np.generic]:
-        return np.frombuffer(self._raw.getbuffer(), dtype=self._dtype).reshape(-1, *self._width)
+        written = self._raw.getbuffer()[: self._raw.tell()]
+        return np.frombuffer(written, dtype=self._dtype).reshape(-1, *self._width)
 
     def _add_objects(self, values: NDArray[np.generic]) -> None:
         self._objects.extend(values.ravel().tolist())
 
     def array(self) -> NDArray[np.generic]:
-        """Shares its memory with the block. Raises: ValueError when the parts were not of one width."""
+        """To be called once; shares its memory with the block. Raises: ValueError when the parts were not of one
+        width.
+        """
         if self._dtype.hasobject:
             made = np.empty(len(self._objects), dtype=object)
             made[:] = self._objects
             return made.reshape(-1, *self._width)
         if not self._whole:
+            self._buffers.give(self._raw)
             return self._pieces()
         self._set_aside()
         return np.concatenate(self._whole) if len(self._whole) > 1 else self._whole[0]
@@ -151,8 +215,8 @@ class Gathered:
         "with_features",
     )  # fmt: skip
 
-    def __init__(self, first: Call | Single | Singles, *, features: bool = True) -> None:
-        """first: such as all others; it has yet to be added."""
+    def __init__(self, first: Call | Single | Singles, buffers: Buffers, *, features: bool = True) -> None:
+        """first: such as all others; it has yet to be added. buffers: for what is gathered."""
         self.origin: Origin = first.origin
         self.predicted = first.predictions is not None
         self.by_row = not isinstance(first.id, str)
@@ -165,14 +229,14 @@ class Gathered:
         self.statuses: list[str] = []
         self.errors: list[str | None] = []
         self.error_fields: list[str | None] = []
-        self.ids = Texts()
+        self.ids = Texts(buffers)
         self.rows: Places = []
         self.buckets: Places = []
-        self.entities = Texts()
-        self._numbers = Block(np.empty((0, len(self.origin.schema.number_fields))))
-        self._strings = tuple(Texts() for _ in self.origin.schema.string_fields)
+        self.entities = Texts(buffers)
+        self._numbers = Block(np.empty((0, len(self.origin.schema.number_fields))), buffers)
+        self._strings = tuple(Texts(buffers) for _ in self.origin.schema.string_fields)
         self._blocks = {
-            name: Block(part)
+            name: Block(part, buffers)
             for name in _PARTS
             if self.predicted and (part := getattr(first.predictions, name)) is not None
         }

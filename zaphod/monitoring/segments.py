@@ -56,7 +56,7 @@ class _File:
     """On its way to the storage. Tried again it is the same: a try that seemed to fail may have succeeded."""
 
     path: str
-    data: bytes
+    data: memoryview
     num_rows: int
 
 
@@ -274,7 +274,7 @@ def _join(tables: list[pa.Table]) -> tuple[pa.Table, list[pa.Table]]:
         return pa.concat_tables([first, *alike]), left
 
 
-def parquet_bytes(table: pa.Table, metadata: Mapping[str, str], *, compression: str = "none") -> bytes:
+def parquet_bytes(table: pa.Table, metadata: Mapping[str, str], *, compression: str = "none") -> memoryview:
     """A file of the log. Statistics of its times, so that a reader skips what it does not look for.
 
     Made at the cost of whoever predicts, so: repeated words once, columns without nulls marked as such, which spares
@@ -294,8 +294,8 @@ def parquet_bytes(table: pa.Table, metadata: Mapping[str, str], *, compression: 
             column_encoding={field.name: "DELTA_BINARY_PACKED" for field in fields if _is_whole(field)},
             write_statistics=["time"],
         )
-        data: bytes = sink.getvalue().to_pybytes()
-    return data
+        # In place: a copy would be made with Python's lock held.
+        return memoryview(sink.getvalue()).cast("B")
 
 
 def _repeats(field: pa.Field) -> bool:

@@ -22,7 +22,7 @@ from tests.conftest import wait_for
 from zaphod.columns import Columns, RowDecoder
 from zaphod.errors import StorageUnavailableError
 from zaphod.monitoring.encode import RecordEncoder
-from zaphod.monitoring.gather import Block, Texts
+from zaphod.monitoring.gather import Block, Buffers, Texts
 from zaphod.monitoring.log import PredictionLog, open_log
 from zaphod.monitoring.policy import Hasher
 from zaphod.monitoring.record import Arm, Call, Origin, Single, Singles, Status, new_id
@@ -160,7 +160,7 @@ def test_strings_come_back_as_they_were(num: int) -> None:
     plain = [f"{words[i % 3]}{i if i % 5 else ''}" for i in range(num)]
     odd = [words[i % 7] for i in range(num)]
     gaps = [None if i % 2 else str(i) for i in range(num)]
-    texts = Texts()
+    texts = Texts(Buffers())
     for values in (plain, odd, pa.array(gaps), gaps, plain, plain):
         texts.add(values)
     for value in plain:
@@ -169,10 +169,33 @@ def test_strings_come_back_as_they_were(num: int) -> None:
     assert texts.array().to_pylist() == [*plain, *odd, *gaps, *gaps, *plain, *plain, *plain]
 
 
+def test_memory_is_taken_again_when_nobody_looks_at_it() -> None:
+    """The same memory for the next columns; not while an array is on it, and not once it lay unused for two rounds."""
+    buffers = Buffers()
+    first = buffers.take()
+    first.write(b"abcd")
+    array = np.frombuffer(first.getbuffer()[: first.tell()], dtype=np.uint8)
+    buffers.give(first)
+
+    other = buffers.take()
+    assert other is not first
+    del array
+    assert buffers.take() is first
+    assert first.tell() == 0
+
+    buffers.give(first)
+    buffers.sweep()
+    assert buffers.take() is first
+    buffers.give(first)
+    buffers.sweep()
+    buffers.sweep()
+    assert buffers.take() is not first
+
+
 def test_labels_of_several_targets_stay_with_their_rows() -> None:
     """A label for each target in each row, of whatever type."""
     for labels in (np.array([["a", "x"], ["b", "y"]], dtype=object), np.array([[1, 2], [3, 4]])):
-        block = Block(labels)
+        block = Block(labels, Buffers())
         for row in labels:
             block.add(np.ascontiguousarray(row.reshape(1, 2)))
 
@@ -350,8 +373,10 @@ class Unreachable(LocalStorage):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.back = threading.Event()
+        self.tries = 0
 
-    def create(self, path: str, data: bytes, *, private: bool = False) -> None:
+    def create(self, path: str, data: bytes | memoryview, *, private: bool = False) -> None:
+        self.tries += 1
         if not self.back.is_set():
             raise StorageUnavailableError("Cannot reach it: it is away.")
         super().create(path, data, private=private)
@@ -376,6 +401,37 @@ def test_a_full_log_drops_and_counts(tmp_path: Path) -> None:
     wait_for(lambda: log.counts.waiting == 0, what="what waited is written")
     assert len(read(tmp_path)) == 10
     log.close()
+
+
+def test_what_waits_for_its_storage_keeps_its_values(tmp_path: Path) -> None:
+    """Round after round is gathered in memory that the one before may still stand in."""
+    schema = Schema(
+        fields=(Field(name="size", dtype=DType.FLOAT64), Field(name="kind", dtype=DType.STRING)),
+        output=Output(task=Task.REGRESSION),
+    )
+    storage = Unreachable(tmp_path)
+    opened = writer(storage)
+    rounds, num_rows = 4, 10
+    for each in range(rounds):
+        values = np.arange(num_rows, dtype=np.float64) + 100 * each
+        opened.put(
+            Call(
+                origin=dataclasses.replace(ORIGIN, schema=schema), id=f"c{each}", served_s=NOON, num_rows=num_rows,
+                rows=np.arange(num_rows), columns=Columns(values.reshape(-1, 1), ([f"k{v:g}" for v in values],)),
+                predictions=Predictions(values=values.reshape(-1, 1)),
+            )
+        )  # fmt: skip
+        # The second try was begun when the call was there: it is a table now.
+        for _ in range(2):
+            tried = storage.tries
+            opened.hurry()
+            wait_for(lambda tried=tried: storage.tries > tried, what="the storage is tried")  # type: ignore[misc]
+    storage.back.set()
+    opened.close()
+
+    found = [(row["feature.size"], row["feature.kind"], row["output.value"]) for row in read(tmp_path)]
+
+    assert found == [(v, f"k{v:g}", v) for each in range(rounds) for v in range(100 * each, 100 * each + num_rows)]
 
 
 def test_a_full_log_that_blocks_loses_nothing(tmp_path: Path) -> None:
@@ -434,7 +490,7 @@ class Forgetful(LocalStorage):
 
     failed = False
 
-    def create(self, path: str, data: bytes, *, private: bool = False) -> None:
+    def create(self, path: str, data: bytes | memoryview, *, private: bool = False) -> None:
         super().create(path, data, private=private)
         if not self.failed:
             self.failed = True
