@@ -92,6 +92,8 @@ class SegmentWriter(Generic[ItemT]):
         # What is in no file yet.
         self._tables: dict[str, list[pa.Table]] = {}
         self._next: _File | None = None
+        # Where files are made, one after the other: fresh memory would cost as much as what is done in it.
+        self._made = bytearray()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._written = self._dropped = 0
@@ -199,6 +201,8 @@ class SegmentWriter(Generic[ItemT]):
     def _publish(self) -> bool:
         """Files of each folder; False when the storage is away: what waits goes on waiting."""
         self._gather()
+        if self._next is None and not self._tables:
+            self._made = bytearray()
         while (file := self._next_file()) is not None:
             try:
                 self._storage.create(file.path, file.data)
@@ -242,7 +246,9 @@ class SegmentWriter(Generic[ItemT]):
             else:
                 del self._tables[folder]
             try:
-                data = parquet_bytes(table, self._metadata, compression=self._settings.compression)
+                if len(self._made) < (room := room_for(table)):
+                    self._made = bytearray(room)
+                data = parquet_bytes(table, self._metadata, compression=self._settings.compression, into=self._made)
             except Exception:  # noqa: BLE001  # as in `put`
                 _log.exception("cannot log some predictions")
                 self._free(table.num_rows, dropped=True)
@@ -274,17 +280,22 @@ def _join(tables: list[pa.Table]) -> tuple[pa.Table, list[pa.Table]]:
         return pa.concat_tables([first, *alike]), left
 
 
-def parquet_bytes(table: pa.Table, metadata: Mapping[str, str], *, compression: str = "none") -> memoryview:
+def parquet_bytes(
+    table: pa.Table, metadata: Mapping[str, str], *, compression: str = "none", into: bytearray | None = None
+) -> memoryview:
     """A file of the log. Statistics of its times, so that a reader skips what it does not look for.
 
     Made at the cost of whoever predicts, so: repeated words once, columns without nulls marked as such, which spares
     them a level for each value, whole numbers as differences; and what remains as it is in memory, unless told
     otherwise. What thousands of rows may share is as cheap, and small where they do, with a pass of `snappy`.
+
+    into: where it is made, if it has the room.
     """
     fields = [
         field.with_nullable(column.null_count > 0) for field, column in zip(table.schema, table.columns, strict=True)
     ]
-    with contextlib.closing(pa.BufferOutputStream()) as sink:
+
+    def write(sink: pa.NativeFile) -> int:
         pq.write_table(
             pa.table(table.columns, schema=pa.schema(fields, metadata)),
             sink,
@@ -294,8 +305,20 @@ def parquet_bytes(table: pa.Table, metadata: Mapping[str, str], *, compression: 
             column_encoding={field.name: "DELTA_BINARY_PACKED" for field in fields if _is_whole(field)},
             write_statistics=["time"],
         )
+        return int(sink.tell())
+
+    if into:
+        with contextlib.suppress(OSError), contextlib.closing(pa.FixedSizeBufferWriter(pa.py_buffer(into))) as sink:
+            return memoryview(into)[: write(sink)]
+    with contextlib.closing(pa.BufferOutputStream()) as sink:
+        write(sink)
         # In place: a copy would be made with Python's lock held.
         return memoryview(sink.getvalue()).cast("B")
+
+
+def room_for(table: pa.Table) -> int:
+    """Bytes that its file will hardly need: what it takes in memory, levels, and what is said of each column."""
+    return int(table.nbytes * 5 // 4 + 4_096 * (table.num_columns + 1))
 
 
 def _repeats(field: pa.Field) -> bool:

@@ -26,7 +26,7 @@ from zaphod.monitoring.gather import Block, Buffers, Texts
 from zaphod.monitoring.log import PredictionLog, open_log
 from zaphod.monitoring.policy import Hasher
 from zaphod.monitoring.record import Arm, Call, Origin, Single, Singles, Status, new_id
-from zaphod.monitoring.segments import LogCounts, SegmentWriter
+from zaphod.monitoring.segments import LogCounts, SegmentWriter, parquet_bytes, room_for
 from zaphod.monitoring.settings import LogSettings
 from zaphod.predictor import Predictions
 from zaphod.schema import DType, Field, LogPolicy, Output, Schema, Task
@@ -263,6 +263,20 @@ def test_files_are_read_whatever_their_compression(tmp_path: Path, compression: 
         False, False, True, True,
     ]  # fmt: skip
     assert [record["feature.amount"] for record in read(tmp_path)] == [1.5, None]
+
+
+@pytest.mark.parametrize("room", [0, 1, 200, 1 << 20])
+def test_a_file_is_made_where_there_is_room(room: int) -> None:
+    """In the memory that is given, or in its own where that is too small: the same file."""
+    table = pa.table({"call": ["a", "b"], "feature.amount": [1.5, None], "time": pa.array([1, 2], pa.timestamp("us"))})
+    into = bytearray(room)
+
+    made = parquet_bytes(table, {"key": "value"}, into=into)
+
+    assert made == parquet_bytes(table, {"key": "value"})
+    assert pq.read_table(pa.py_buffer(made)).to_pylist() == table.to_pylist()
+    assert (made.obj is into) == (room > 200)
+    assert room_for(table) > len(made)
 
 
 def test_nothing_dropped_or_hashed_leaves_the_process(log: PredictionLog, tmp_path: Path) -> None:
