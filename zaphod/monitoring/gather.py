@@ -76,26 +76,33 @@ def _rewind(buffer: io.BytesIO) -> bool:
     return True
 
 
+def _written(buffer: io.BytesIO) -> memoryview:
+    """What it holds, in place: taken again it may hold more, from before."""
+    return buffer.getbuffer()[: buffer.tell()]
+
+
 class Texts:
     """A string column to be. Strings that come as lists, or one by one, become lines of JSON, by the list or the
     thousand: while they are still in the processor's cache, and so that they are not kept. A line is what any string,
     and None, is made into by one call in C; Arrow takes the lines apart again later, without Python's lock.
     """
 
-    __slots__ = ("_buffers", "_escaped", "_lines", "_parts", "append", "last")
+    __slots__ = ("_arrays", "_buffers", "_escaped", "_lines", "_num_lines", "append", "last")
 
     def __init__(self, buffers: Buffers) -> None:
         self._buffers = buffers
-        self._parts: list[pa.Array] = []
+        # With the number of lines before each.
+        self._arrays: list[tuple[int, pa.Array]] = []
         self._lines = buffers.take()
+        self._num_lines = 0
         self._escaped = False
         self.last: list[str | None] = []
         self.append = self.last.append
 
     def add(self, values: Sequence[str | None] | pa.Array) -> None:
         if isinstance(values, pa.Array):
-            self._set_aside()
-            self._parts.append(values.cast(pa.string()))
+            self.pack()
+            self._arrays.append((self._num_lines, values.cast(pa.string())))
         elif len(values) >= _JOIN_ROWS:
             self.pack()
             self._write(values)
@@ -116,27 +123,26 @@ class Texts:
         if _ESCAPE in lines:
             self._escaped = True
         self._lines.write(lines)
-
-    def _set_aside(self) -> None:
-        """What came as strings so far."""
-        self.pack()
-        if end := self._lines.tell():
-            self._parts.append(_from_lines(self._lines.getbuffer()[:end], escaped=self._escaped))
-            self._buffers.give(self._lines)
-            self._lines = self._buffers.take()
+        self._num_lines += len(values)
 
     def array(self) -> pa.Array:
         """To be called once."""
-        self._set_aside()
+        self.pack()
+        texts = _from_lines(_written(self._lines), escaped=self._escaped)
         self._buffers.give(self._lines)
-        if len(self._parts) == 1:
-            return self._parts[0]
-        return pa.concat_arrays(self._parts) if self._parts else pa.array([], pa.string())
+        parts, begin = [], 0
+        for end, values in self._arrays:
+            parts += [texts[begin:end], values]
+            begin = end
+        parts = [part for part in (*parts, texts[begin:]) if len(part)]
+        if len(parts) == 1:
+            return parts[0]
+        return pa.concat_arrays(parts) if parts else texts
 
 
 def _from_lines(lines: memoryview, *, escaped: bool) -> pa.Array:
     """lines: of JSON, each a string or null."""
-    if escaped:
+    if escaped or not lines:
         return pa.array(_decode_lines(lines), pa.string())
     # Without escapes a string is what stands between its quotes, and holds neither a quote nor the end of a line.
     ends = pa.py_buffer(np.array([0, len(lines) - 1], dtype=np.int32))
@@ -181,8 +187,7 @@ class Block:
             self.add = self._raw.write  # type: ignore[assignment]  # as above
 
     def _pieces(self) -> NDArray[np.generic]:
-        written = self._raw.getbuffer()[: self._raw.tell()]
-        return np.frombuffer(written, dtype=self._dtype).reshape(-1, *self._width)
+        return np.frombuffer(_written(self._raw), dtype=self._dtype).reshape(-1, *self._width)
 
     def _add_objects(self, values: NDArray[np.generic]) -> None:
         self._objects.extend(values.ravel().tolist())
